@@ -1,0 +1,44 @@
+# `make help` lists the targets. Each one that needs the environment sets it up first.
+PYTHON ?= python3
+GPU ?= 0
+VENV := .venv
+RUN := $(VENV)/bin
+STAMP := $(VENV)/.ready-$(GPU)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-all lint serve lab notebooks clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+setup: $(STAMP) ## environment in .venv (GPU=1 for the official CUDA packages)
+
+$(STAMP): pyproject.toml requirements/cpu.txt requirements/gpu.txt requirements/sglang.txt requirements/dev.txt requirements/setup.py
+	$(PYTHON) requirements/setup.py --venv $(VENV) $(if $(filter 1,$(GPU)),--gpu)
+	@touch $@
+
+demo: $(STAMP) ## two customers answered by a real SGLang server
+	@$(RUN)/csproto demo
+
+test: $(STAMP) lint ## lint, types and all tests
+	$(RUN)/pytest
+
+test-all: $(STAMP) lint ## the long suites too
+	$(RUN)/pytest -m ""
+
+lint: $(STAMP) ## ruff and mypy
+	$(RUN)/ruff check .
+	$(RUN)/ruff format --check .
+	$(RUN)/mypy src
+
+serve: $(STAMP) ## keep a server running for the other commands and the notebooks
+	$(RUN)/csproto serve
+
+lab: $(STAMP) ## JupyterLab with the notebooks
+	$(RUN)/jupyter lab notebooks
+
+notebooks: $(STAMP) ## execute every notebook in place
+	$(RUN)/python -m csproto.notebooks
+
+clean: ## remove the environment and everything built
+	rm -rf $(VENV) build

@@ -1,0 +1,20 @@
+"""Adaptations that need one of SGLang's own hook points, each with the line it answers."""
+
+import multiprocessing
+from typing import Any
+
+from sglang.srt.plugins.hook_registry import HookRegistry, HookType
+
+
+def register() -> None:
+    """Register every hook below (sglang/srt/plugins/hook_registry.py)."""
+    HookRegistry.register("sglang.srt.entrypoints.engine._set_envs_and_config", start_children_by_fork, HookType.AFTER)
+
+
+def start_children_by_fork(result: Any, *args: Any, **kwargs: Any) -> None:
+    """Let the scheduler and the detokenizer inherit the imports of the launcher.
+
+    sglang/srt/entrypoints/engine.py, `_set_envs_and_config`, sets the start method "spawn", which CUDA needs: each child then imports torch and
+    sglang again, 10 s of the start-up and several hundred megabytes. On a CPU a fork is safe at that point: no thread pool has been used yet.
+    """
+    multiprocessing.set_start_method("fork", force=True)

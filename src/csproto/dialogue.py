@@ -1,0 +1,182 @@
+"""What a message does with the dialogue: which wish it means, about which order, and what it leaves open. Pure, like the rules it asks."""
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from csproto.orders import CustomerFacts, OrderView
+from csproto.policy import APPLIES, Case, Decision, Rules, Waiting, Wish, default_rules
+from csproto.triage import Act, Intent, Triage
+
+NEEDS_NO_ORDER = {Intent.COMPLAINT, Intent.HUMAN_AGENT, Intent.OTHER}
+DIGRESSIONS = {
+    Intent.ORDER_STATUS,
+    Intent.TRACKING_NUMBER,
+    Intent.REFUND_STATUS,
+    Intent.OTHER,
+}  # they change nothing, so what is open stays open
+
+
+@dataclass(frozen=True)
+class DialogueState:
+    """What carries over from turn to turn: the order under discussion, the last wish, and the question that is open."""
+
+    order_id: str = ""
+    wish: Wish | None = None
+    waiting: Waiting = ""
+    open_wish: Wish | None = None  # the wish the open question belongs to
+
+    def ask(self, wish: Wish, waiting: Waiting) -> "DialogueState":
+        return replace(self, waiting=waiting, open_wish=wish)
+
+    def close(self) -> "DialogueState":
+        return replace(self, waiting="", open_wish=None)
+
+
+def decide(
+    triage: Triage, facts: CustomerFacts, state: DialogueState, now: datetime, rules: Rules | None = None
+) -> tuple[Decision, DialogueState]:
+    """The decision for one message, and the dialogue state after it. Total: every triage gets an answer; raises nothing."""
+    desk = _Desk(facts, state, now, rules or default_rules())
+    if triage.act is Act.DENY:
+        if not state.waiting:
+            return Decision("nothing_pending", "pending.none"), state
+        return Decision("dropped", "pending.dropped", desk.named(state.open_wish)), state.close()
+    if triage.act is Act.CONFIRM:
+        return desk.confirmed(triage)
+    if triage.act is Act.CORRECT:
+        return desk.corrected(triage)
+    if triage.intent is Intent.OTHER:
+        return desk.other(triage)
+    return desk.run(_merged(triage, state))
+
+
+def _merged(triage: Triage, state: DialogueState) -> Wish:
+    """The wish of a message: slots given for the open wish earlier are kept when the same wish goes on."""
+    wish = Wish(triage.intent, triage.order_id, triage.reason, triage.address)
+    if (old := state.open_wish) and old.intent is wish.intent:
+        wish = replace(
+            wish,
+            order_id=wish.order_id or old.order_id,
+            reason=wish.reason or old.reason,
+            address=wish.address or old.address,
+        )
+    return wish
+
+
+class _Desk:
+    """One decision under way: the facts, the state and the clock it is taken with."""
+
+    def __init__(self, facts: CustomerFacts, state: DialogueState, now: datetime, rules: Rules) -> None:
+        self.facts, self.state = facts, state
+        self.case = Case(facts, now, rules)
+
+    # -- what a message does with the dialogue
+
+    def confirmed(self, triage: Triage) -> tuple[Decision, DialogueState]:
+        """A yes counts only for the question that is open and for the order it was asked about."""
+        open_wish = self.state.open_wish
+        if not open_wish:
+            return Decision("nothing_pending", "pending.none"), self.state
+        other_wish = triage.intent not in (open_wish.intent, Intent.OTHER) and not self._same_pending(
+            triage.intent, open_wish.intent
+        )
+        other_order = bool(triage.order_id) and triage.order_id != open_wish.order_id
+        if other_wish:
+            return self.run(_merged(triage, self.state))
+        if other_order or self.state.waiting != "yes":
+            return self.run(
+                replace(
+                    open_wish,
+                    order_id=triage.order_id or open_wish.order_id,
+                    address=triage.address or open_wish.address,
+                )
+            )
+        return self.run(open_wish, agreed=True)
+
+    @staticmethod
+    def _same_pending(said: Intent, asked: Intent) -> bool:
+        """A return of goods that were not shipped is asked about as a cancellation: a yes may carry either name."""
+        return {said, asked} == {Intent.RETURN_EXCHANGE, Intent.CANCEL_ORDER}
+
+    def corrected(self, triage: Triage) -> tuple[Decision, DialogueState]:
+        """Run the open or last wish again with the slot that was put right; without a slot, with the other order."""
+        base = self.state.open_wish or self.state.wish
+        if not base:
+            if triage.intent in NEEDS_NO_ORDER and not triage.order_id:
+                return Decision("nothing_pending", "pending.none"), self.state
+            return self.run(_merged(triage, self.state)) if triage.intent is not Intent.OTHER else self.other(triage)
+        if triage.order_id or triage.address or triage.reason:
+            return self.run(
+                replace(
+                    base,
+                    order_id=triage.order_id or base.order_id,
+                    address=triage.address or base.address,
+                    reason=triage.reason or base.reason,
+                )
+            )
+        others = [o for o in self._candidates(base.intent) if o.id != (base.order_id or self.state.order_id)]
+        if len(others) == 1:
+            return self.run(replace(base, order_id=others[0].id))
+        return self._which(replace(base, order_id=""), others)
+
+    def other(self, triage: Triage) -> tuple[Decision, DialogueState]:
+        """Small talk leaves everything as it is; a bare order number answers the open question or shows that order."""
+        if not triage.order_id:
+            return Decision("small_talk", "other.small_talk"), self.state
+        if self.state.open_wish:
+            return self.run(replace(self.state.open_wish, order_id=triage.order_id))
+        order = self.facts.order(triage.order_id)
+        if not order:
+            return self._unknown(Wish(Intent.OTHER, triage.order_id))
+        return Decision("give_status", "other.order_card", self.case.status_words(order)), replace(
+            self.state, order_id=order.id
+        )
+
+    # -- which order
+
+    def run(self, wish: Wish, agreed: bool = False) -> tuple[Decision, DialogueState]:
+        """Find the order a wish is about, then apply its rules."""
+        if wish.intent in NEEDS_NO_ORDER:
+            order_id = wish.order_id or self.state.order_id
+            order = self.facts.order(order_id)
+            return self.case.without_order(wish, order), replace(self.state, wish=wish)
+        named = wish.order_id or self.state.order_id
+        order = self.facts.order(named) if named else None
+        if wish.order_id and not order:
+            return self._unknown(wish)
+        if not order:
+            candidates = self._candidates(wish.intent)
+            if len(candidates) != 1:
+                return self._which(wish, candidates)
+            order = candidates[0]
+        wish = replace(wish, order_id=order.id)
+        decision, waiting = self.case.decide(wish, order, agreed)
+        state = replace(self.state, order_id=order.id, wish=wish)
+        if waiting:
+            return decision, state.ask(wish, waiting)
+        digression = (
+            wish.intent in DIGRESSIONS and state.open_wish is not None and state.open_wish.intent is not wish.intent
+        )
+        return decision, state if digression else state.close()
+
+    def _candidates(self, intent: Intent) -> list[OrderView]:
+        fitting = [o for o in self.facts.orders if APPLIES.get(intent, lambda o: True)(o)]
+        return fitting or list(self.facts.orders)
+
+    def _which(self, wish: Wish, candidates: list[OrderView]) -> tuple[Decision, DialogueState]:
+        state = replace(self.state, wish=wish).ask(wish, "order")
+        if not candidates:
+            return Decision("ask_order_id", "order.ask"), state
+        return Decision("ask_which_order", "order.which", {"orders": candidates[:4]}), state
+
+    def _unknown(self, wish: Wish) -> tuple[Decision, DialogueState]:
+        """The same words for an order of somebody else and for one that does not exist."""
+        state = replace(self.state, wish=replace(wish, order_id=""))
+        if wish.intent is not Intent.OTHER:
+            state = state.ask(replace(wish, order_id=""), "order")
+        return Decision("order_not_found", "order.not_found", {"order": wish.order_id}), state
+
+    def named(self, wish: Wish | None) -> dict[str, str]:
+        """The order a wish was about, if it is known."""
+        order = self.facts.order(wish.order_id) if wish else None
+        return {"order": order.id} if order else {}

@@ -1,0 +1,131 @@
+"""A pydantic model as a compact grammar whose every sentence is valid JSON and valid for the model.
+
+A regular expression such as `"[^"]+"` or a plain JSON schema lets control characters, endless white space and missing
+fields through; this grammar has no white space, fixes the order of fields, and spells out which characters a string may hold.
+"""
+
+import re
+from enum import Enum
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from annotated_types import Ge, MaxLen
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from csproto.errors import CsprotoError
+
+# Every printable character but the quote and the backslash, which would need escapes; no control characters, no surrogates,
+# no private use, no line separators.
+SAFE_CHARACTER = r"[ !#-\[\]-~\u00a1-\u1fff\u2010-\u2027\u2030-\u205e\u2070-\ud7ff\uf900-\ufffc]"
+DEFAULT_MAX_LENGTH = 100
+DEFAULT_MAX_ITEMS = 8
+_CLASS_PATTERN = re.compile(r"^\^(\[(?:[^\]\\]|\\.)+\])\{(\d+),(\d+)\}\$$")
+
+
+class GrammarError(CsprotoError):
+    """A model that cannot be put into a grammar, and how to change it."""
+
+
+def to_ebnf(model: type[BaseModel]) -> str:
+    """The EBNF of `model` in xgrammar's notation, its root named `root`.
+
+    Supported: `str` (with `max_length`, or a `pattern` that is one character class with a repeat), `int`, `float`, `bool`, `Literal`, string
+    enums, `list`, `X | None` and nested models. The first field must be required; others are left out when they have a default.
+
+    Raises GrammarError for anything else.
+    """
+    rules: dict[str, str] = {}
+    _object(model, "root", rules)
+    return "\n".join(f"{name} ::= {body}" for name, body in rules.items()) + "\n"
+
+
+def _object(model: type[BaseModel], name: str, rules: dict[str, str]) -> str:
+    rules[name] = ""  # holds the place, so that the root comes first
+    parts: list[str] = []
+    for position, (key, field) in enumerate(model.model_fields.items()):
+        if position == 0 and not field.is_required():
+            raise GrammarError(
+                f"{model.__name__}.{key} comes first and has a default: make the first field required, so that commas stay simple."
+            )
+        where = f"{model.__name__}.{key}"
+        value = _value(_annotation(field), where, f"{name}_{key}", rules)
+        pair = f"{_text(('' if position == 0 else ',') + _json(key) + ':')} {value}"
+        parts.append(pair if field.is_required() else f"({pair})?")
+    rules[name] = " ".join(['"{"', *parts, '"}"'])
+    return name
+
+
+def _annotation(field: FieldInfo) -> Any:
+    return Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
+
+
+def _value(kind: Any, where: str, name: str, rules: dict[str, str]) -> str:
+    """The expression for one type; larger ones get a rule called `name`."""
+    kind, metadata = _unwrap(kind)
+    origin, arguments = get_origin(kind), get_args(kind)
+    if kind is str:
+        return _string(metadata, where)
+    if kind is bool:
+        return '("true" | "false")'
+    if kind in (int, float):
+        minus = "" if any(isinstance(m, Ge) and m.ge >= 0 for m in metadata) else '"-"? '
+        fraction = ' ("." [0-9] [0-9]?)?' if kind is float else ""
+        return f'{minus}("0" | [1-9] [0-9]{{0,8}}){fraction}'
+    if origin is Literal or (isinstance(kind, type) and issubclass(kind, Enum)):
+        values = arguments if origin is Literal else [member.value for member in kind]
+        return _choice(values, where, name, rules)
+    if origin in (Union, UnionType):
+        if len(arguments) != 2 or NoneType not in arguments:
+            raise GrammarError(f"{where}: of unions only `X | None` is supported; use a Literal or two fields.")
+        inner = _value(next(a for a in arguments if a is not NoneType), where, name, rules)
+        return f'({inner} | "null")'
+    if origin is list:
+        item = _value(arguments[0], where, f"{name}_item", rules)
+        most = _max_length(metadata, DEFAULT_MAX_ITEMS)
+        return f'"[" ({item} ("," {item}){{0,{most - 1}}})? "]"'
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return _object(kind, name, rules)
+    raise GrammarError(
+        f"{where}: {kind!r} has no grammar; use str, int, float, bool, Literal, a string enum, list, X | None or a nested model."
+    )
+
+
+def _unwrap(kind: Any) -> tuple[Any, tuple[Any, ...]]:
+    if get_origin(kind) is not Annotated:
+        return kind, ()
+    inner, *metadata = get_args(kind)
+    flat = [item for entry in metadata for item in (entry.metadata if isinstance(entry, FieldInfo) else [entry])]
+    return inner, tuple(flat)
+
+
+def _string(metadata: tuple[Any, ...], where: str) -> str:
+    pattern = next((p for m in metadata if (p := getattr(m, "pattern", None))), None)
+    if pattern is None:
+        return f'"\\"" {SAFE_CHARACTER}{{0,{_max_length(metadata, DEFAULT_MAX_LENGTH)}}} "\\""'
+    match = _CLASS_PATTERN.match(pattern)
+    if not match or '"' in match[1] or "\\" in match[1]:
+        raise GrammarError(
+            f"{where}: the pattern {pattern!r} is not one plain character class with a repeat such as ^[0-9A-Z]{{6,20}}$."
+        )
+    return f'"\\"" {match[1]}{{{match[2]},{match[3]}}} "\\""'
+
+
+def _max_length(metadata: tuple[Any, ...], default: int) -> int:
+    return next((m.max_length for m in metadata if isinstance(m, MaxLen)), default)
+
+
+def _choice(values: Any, where: str, name: str, rules: dict[str, str]) -> str:
+    if not all(isinstance(value, str) for value in values):
+        raise GrammarError(f"{where}: only choices between strings are supported.")
+    rules[name] = " | ".join(_text(_json(value)) for value in values)
+    return name
+
+
+def _json(text: str) -> str:
+    return f'"{text}"'
+
+
+def _text(text: str) -> str:
+    """A terminal of the grammar that stands for exactly this text."""
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -1,0 +1,1 @@
+"""The mini model that ships with the project: its corpus, its tokenizer, its training. Needed only to rebuild it."""

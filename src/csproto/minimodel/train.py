@@ -1,0 +1,242 @@
+"""Training from scratch: Qwen2 architecture, bf16 autocast, AdamW, an average of the weights at the end; stops and resumes at any step."""
+
+import json
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+
+from csproto.cpu import make_torchvision_importable
+
+make_torchvision_importable()
+
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from csproto.minimodel import tokenizer as tokenizers
+from csproto.minimodel.corpus import Piece, conversations
+
+logger = logging.getLogger(__name__)
+
+USER_WEIGHT = 0.15  # the loss on customers' words: they teach the language, though the model never has to write them
+CHUNK = 384  # conversations generated, sorted by length and batched together
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides what comes out."""
+
+    hidden: int = 384
+    layers: int = 4
+    heads: int = 6
+    kv_heads: int = 2
+    intermediate: int = 1024
+    tokens: int = 9_000_000
+    batch_tokens: int = 4_096
+    learning_rate: float = 1.3e-3
+    warmup: float = 0.02  # shares of the whole run
+    decay: float = 0.25
+    weight_decay: float = 0.05
+    dropout: float = 0.08  # of BPE merges in customers' words, so that a slip of the keyboard is no stranger
+    average: float = 0.998
+    seed: int = 1
+
+
+def model_config(recipe: Recipe) -> Qwen2Config:
+    """The architecture as transformers and SGLang read it."""
+    return Qwen2Config(
+        vocab_size=tokenizers.VOCABULARY,
+        hidden_size=recipe.hidden,
+        num_hidden_layers=recipe.layers,
+        num_attention_heads=recipe.heads,
+        num_key_value_heads=recipe.kv_heads,
+        intermediate_size=recipe.intermediate,
+        max_position_embeddings=4096,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=2,
+        pad_token_id=0,
+        dtype="bfloat16",
+    )
+
+
+def encoded(pieces: list[Piece], plain: Tokenizer, rough: Tokenizer) -> tuple[list[int], list[float]]:
+    """Token ids of a transcript and, for each, the weight of its prediction in the loss."""
+    ids: list[int] = []
+    weights: list[float] = []
+
+    def add(text: str, weight: float, by: Tokenizer = plain) -> None:
+        new = by.encode(text).ids
+        ids.extend(new)
+        weights.extend([weight] * len(new))
+
+    for piece in pieces:
+        add(f"<|im_start|>{piece.role}\n", 0.0)
+        add(
+            piece.content,
+            1.0 if piece.learn else USER_WEIGHT if piece.role == "user" else 0.0,
+            rough if piece.role == "user" else plain,
+        )
+        if piece.more:
+            add(f" {piece.more}", 0.0)
+        add("<|im_end|>", 1.0 if piece.learn and not piece.more else 0.0)
+        add("\n", 0.0)
+    return ids, weights
+
+
+def batches(
+    recipe: Recipe, tokenizer: Tokenizer, first_chunk: int = 0
+) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
+    """Endless batches: number of the chunk they come from, ids and weights, both (rows, longest), padded with zeros."""
+    rough = Tokenizer.from_str(tokenizer.to_str())
+    rough.model.dropout = recipe.dropout
+    number = first_chunk
+    while True:
+        rows = sorted(
+            (encoded(c, tokenizer, rough) for c in conversations(recipe.seed * 1_000_003 + number, CHUNK)),
+            key=lambda row: len(row[0]),
+        )
+        groups: list[list[Any]] = [[]]
+        for row in rows:
+            if groups[-1] and (len(groups[-1]) + 1) * len(row[0]) > recipe.batch_tokens:
+                groups.append([])
+            groups[-1].append(row)
+        order = torch.randperm(len(groups), generator=torch.Generator().manual_seed(number)).tolist()
+        for place in order:
+            yield number, *_padded(groups[place])
+        number += 1
+
+
+def _padded(rows: list[tuple[list[int], list[float]]]) -> tuple[torch.Tensor, torch.Tensor]:
+    longest = max(len(ids) for ids, _ in rows)
+    ids = torch.zeros(len(rows), longest, dtype=torch.long)
+    weights = torch.zeros(len(rows), longest)
+    for place, (row, weight) in enumerate(rows):
+        ids[place, : len(row)], weights[place, : len(row)] = torch.tensor(row), torch.tensor(weight)
+    return ids, weights
+
+
+def loss_of(body: Any, head: Any, ids: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Weighted cross-entropy per token; causal, so padding on the right needs no mask. Positions of no weight skip the output layer."""
+    with torch.autocast(ids.device.type, dtype=torch.bfloat16):
+        hidden = body(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
+        target, weight = ids[:, 1:], weights[:, 1:]
+        where = weight > 0
+        logits = head(hidden[where])
+    losses = torch.nn.functional.cross_entropy(logits.float(), target[where], reduction="none")
+    return (losses * weight[where]).sum() / weight[where].sum()
+
+
+def learning_rate(recipe: Recipe, done: float) -> float:
+    """Warm-up, plateau, then a straight line to a twentieth; `done` is the share of the run that is behind."""
+    if done < recipe.warmup:
+        return recipe.learning_rate * done / recipe.warmup
+    left = max(0.0, 1.0 - done) / recipe.decay
+    return recipe.learning_rate * max(0.05, min(1.0, left))
+
+
+class Training:
+    """A run in a folder: weights, optimizer, average and place are kept there, so that it can go on where it stopped."""
+
+    def __init__(self, folder: Path, recipe: Recipe, device: str = "cpu") -> None:
+        self.folder, self.recipe, self.device = folder, recipe, device
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.manual_seed(recipe.seed)
+        self.tokenizer = tokenizers.train()
+        self.model = Qwen2ForCausalLM(model_config(recipe)).to(device=device, dtype=torch.float32)
+        self.compiled = torch.compile(self.model.model, dynamic=True)
+        self.average = {name: value.detach().clone() for name, value in self.model.named_parameters()}
+        decayed = [p for p in self.model.parameters() if p.dim() > 1]
+        rest = [p for p in self.model.parameters() if p.dim() <= 1]
+        self.optimizer = torch.optim.AdamW(
+            [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": rest, "weight_decay": 0.0}],
+            lr=recipe.learning_rate,
+            betas=(0.9, 0.97),
+            fused=True,
+        )
+        self.step, self.tokens, self.chunk, self.seconds = 0, 0, 0, 0.0
+        if (folder / "checkpoint.pt").exists():
+            self._load()
+
+    def run(self) -> None:
+        """Train until the recipe's tokens are used up; interrupt it at any time."""
+        began, running = time.time() - self.seconds, 0.0
+        for chunk, ids, weights in batches(self.recipe, self.tokenizer, self.chunk):
+            if self.tokens >= self.recipe.tokens:
+                break
+            if chunk != self.chunk and chunk % 10 == 0:
+                self.save(chunk)
+            self.chunk, self.seconds = chunk, time.time() - began
+            for group in self.optimizer.param_groups:
+                group["lr"] = learning_rate(self.recipe, self.tokens / self.recipe.tokens)
+            loss = loss_of(self.compiled, self.model.lm_head, ids.to(self.device), weights.to(self.device))
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+            self._update_average()
+            self.step, self.tokens = self.step + 1, self.tokens + int((ids > 0).sum())
+            running = loss.item() if not running else 0.98 * running + 0.02 * loss.item()
+            if self.step % 20 == 0:
+                logger.info(
+                    "step %d  tokens %.2f M of %.0f M  loss %.4f  %.0f tokens/s",
+                    self.step,
+                    self.tokens / 1e6,
+                    self.recipe.tokens / 1e6,
+                    running,
+                    self.tokens / max(1.0, time.time() - began),
+                )
+        self.save(self.chunk)
+
+    def _update_average(self) -> None:
+        keep = min(self.recipe.average, 1 - 1 / (self.step + 1) ** 0.75)
+        with torch.no_grad():
+            for name, value in self.model.named_parameters():
+                self.average[name].lerp_(value, 1 - keep)
+
+    def save(self, chunk: int) -> None:
+        """Write the checkpoint; a kill in the middle leaves the old one whole."""
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": self.average,
+            "recipe": asdict(self.recipe),
+        }
+        state |= {"step": self.step, "tokens": self.tokens, "chunk": chunk, "seconds": self.seconds}
+        torch.save(state, self.folder / "checkpoint.tmp")
+        (self.folder / "checkpoint.tmp").replace(self.folder / "checkpoint.pt")
+
+    def _load(self) -> None:
+        state = torch.load(self.folder / "checkpoint.pt", map_location=self.device, weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.average = state["average"]
+        self.step, self.tokens, self.chunk, self.seconds = (
+            state["step"],
+            state["tokens"],
+            state["chunk"],
+            state["seconds"],
+        )
+
+    def export(self, folder: Path) -> None:
+        """Write the averaged weights in bf16 with tokenizer and record, as SGLang loads them."""
+        tokenizers.save(self.tokenizer, folder)
+        with torch.no_grad():
+            for name, value in self.model.named_parameters():
+                value.copy_(self.average[name])
+        self.model.to(torch.bfloat16).save_pretrained(folder)
+        weights = sum(p.numel() for p in self.model.parameters())
+        record = {
+            "recipe": asdict(self.recipe),
+            "parameters": weights,
+            "steps": self.step,
+            "tokens": self.tokens,
+            "hours": round(self.seconds / 3600, 2),
+            "torch": torch.__version__,
+        }
+        (folder / "training.json").write_text(json.dumps(record, indent=1) + "\n")
+        self.model.to(torch.float32)

@@ -1,0 +1,260 @@
+"""The order API: what the shop knows, asked in the name of one customer, and the few changes the assistant may make."""
+
+import random
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from datetime import datetime
+from typing import Literal, TypeVar
+
+from sqlalchemy import delete, select
+from sqlalchemy.engine import Engine
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from csproto.errors import CsprotoError
+from csproto.store import Audit, ConversationRow, Customer, Order, Ticket
+
+T = TypeVar("T")
+WriteKind = Literal[
+    "return", "urge", "cancel", "address", "invoice", "complaint", "handoff", "payment", "refund_overdue", "unavailable"
+]
+NO_TICKET = ("cancel", "address", "invoice")
+
+
+class OrderSystemDown(CsprotoError):
+    """The order system failed or did not answer in time. What it was asked to write may or may not have happened."""
+
+
+class CustomerUnknown(CsprotoError):
+    """No such customer is on the books."""
+
+
+@dataclass(frozen=True)
+class OrderView:
+    """One order as the policy sees it. Times are UTC, `amount` is in cents."""
+
+    id: str
+    item: str
+    category: str
+    status: str
+    amount: int
+    created_at: datetime
+    opened: bool = False
+    promised_at: datetime | None = None
+    shipped_at: datetime | None = None
+    delivered_at: datetime | None = None
+    cancelled_at: datetime | None = None
+    carrier: str = ""
+    tracking_number: str = ""
+    payment: str = "ok"
+    refund: str = "none"
+    refund_at: datetime | None = None
+    invoice: str = "none"
+
+
+@dataclass(frozen=True)
+class CustomerFacts:
+    """Everything a decision may look at for one customer; orders newest first."""
+
+    customer_id: str
+    orders: tuple[OrderView, ...]
+    joined_at: datetime
+    failed_payments: int = 0
+    address_matches: bool = True
+    urged_at: Mapping[str, datetime] = field(default_factory=dict)  # order id to the time of its last urge ticket
+
+    def order(self, order_id: str) -> OrderView | None:
+        """This customer's order, or None: somebody else's looks like one that does not exist."""
+        return next((o for o in self.orders if o.id == order_id), None)
+
+
+@dataclass(frozen=True)
+class Write:
+    """A change the order system is asked to make; all but cancellations, addresses and invoices open a ticket."""
+
+    kind: WriteKind
+    order_id: str = ""
+    detail: str = ""
+    escalated: bool = False
+
+
+@dataclass
+class Faults:
+    """Troubles that can be switched on, to see what the assistant makes of them."""
+
+    latency: float = 0.0  # seconds before each answer
+    error_rate: float = 0.0  # share of calls that fail before anything happened
+    timeout_rate: float = 0.0  # share of calls that never answer (as far as the caller can tell)
+    half_done_rate: float = 0.0  # share of writes that happen, though the caller is told they failed
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self._random = random.Random(self.seed)
+
+    def before(self) -> None:
+        """Delay or fail a call before it does anything."""
+        if self.latency:
+            time.sleep(self.latency)
+        if self._random.random() < self.error_rate:
+            raise OrderSystemDown("The order system answered with an error.")
+        if self._random.random() < self.timeout_rate:
+            raise OrderSystemDown("The order system did not answer in time.")
+
+    def after_write(self) -> None:
+        """Lose the answer to a write that has happened."""
+        if self._random.random() < self.half_done_rate:
+            raise OrderSystemDown("The connection to the order system broke during a write.")
+
+
+class OrderApi:
+    """The shop's order system for the assistant. Every call names the signed-in customer; every write carries a key and is done once."""
+
+    def __init__(self, engine: Engine, faults: Faults | None = None, attempts: int = 3, budget: float = 2.0) -> None:
+        self.engine = engine
+        self.faults = faults or Faults()
+        self.attempts, self.budget = attempts, budget  # tries per call, seconds for all of them
+
+    def known(self, customer_id: str) -> None:
+        """Raise CustomerUnknown unless the customer is on the books. A look at the session's own table: no fault applies."""
+        with Session(self.engine) as session:
+            if session.get(Customer, customer_id) is None:
+                raise CustomerUnknown(
+                    f"There is no customer {customer_id}. Create the demo data with `csproto db init`, or name another customer."
+                )
+
+    def facts(self, customer_id: str) -> CustomerFacts:
+        """What is known of a customer. Raises OrderSystemDown."""
+        return self._retried(lambda: self._facts(customer_id))
+
+    def write(self, key: str, customer_id: str, write: Write, now: datetime, why: str) -> int:
+        """Make one change and its audit row in one transaction; a key seen before changes nothing.
+
+        why: the rule that asked for it. Returns the number of the ticket that belongs to it, or 0. Raises OrderSystemDown when the retries are used up.
+        """
+        return self._retried(lambda: self._write(key, customer_id, write, now, why), writes=True)
+
+    def leave_ticket(self, key: str, customer_id: str, summary: str, now: datetime) -> int:
+        """Leave a wish that could not be served to a human. The ticket system is apart from the order system and its faults."""
+        write = Write("unavailable", detail=summary, escalated=True)
+        return self._write(key, customer_id, write, now, "system.unavailable")
+
+    def forget(self, customer_id: str) -> None:
+        """Erase a customer with everything that names them."""
+        with Session(self.engine) as session, session.begin():
+            for table in (Ticket, Audit, ConversationRow, Order):
+                session.execute(delete(table).where(table.customer_id == customer_id))
+            session.execute(delete(Customer).where(Customer.id == customer_id))
+
+    def open_tickets(self) -> list[Ticket]:
+        """What waits for a human, escalated first, then oldest first."""
+        with Session(self.engine, expire_on_commit=False) as session:
+            return list(
+                session.scalars(
+                    select(Ticket).where(~Ticket.closed).order_by(Ticket.escalated.desc(), Ticket.created_at)
+                )
+            )
+
+    def _retried(self, call: Callable[[], T], writes: bool = False) -> T:
+        deadline = time.monotonic() + self.budget
+        for attempt in range(1, self.attempts + 1):
+            try:
+                self.faults.before()
+                result = call()
+                if writes:
+                    self.faults.after_write()
+                return result
+            except (OrderSystemDown, SQLAlchemyError) as error:
+                if attempt == self.attempts or time.monotonic() > deadline:
+                    raise OrderSystemDown(
+                        f"The order system could not be reached after {attempt} tries: {_first_line(error)} Try again later."
+                    ) from error
+                time.sleep(0.02 * 2**attempt)
+        raise AssertionError("unreachable")
+
+    def _facts(self, customer_id: str) -> CustomerFacts:
+        with Session(self.engine) as session:
+            customer = session.get_one(Customer, customer_id)
+            orders = session.scalars(
+                select(Order).where(Order.customer_id == customer_id).order_by(Order.created_at.desc(), Order.id)
+            )
+            urges = session.execute(
+                select(Ticket.order_id, Ticket.created_at)
+                .where(Ticket.customer_id == customer_id, Ticket.kind == "urge")
+                .order_by(Ticket.created_at)
+            )
+            return CustomerFacts(
+                customer_id,
+                tuple(_view(o) for o in orders),
+                customer.joined_at,
+                customer.failed_payments,
+                customer.address_matches,
+                {row[0]: row[1] for row in urges},
+            )
+
+    def _write(self, key: str, customer_id: str, write: Write, now: datetime, why: str) -> int:
+        try:
+            with Session(self.engine) as session, session.begin():
+                audit = Audit(
+                    key=key,
+                    at=now,
+                    customer_id=customer_id,
+                    order_id=write.order_id,
+                    action=write.kind,
+                    rule=why,
+                    detail=write.detail,
+                )
+                session.add(audit)
+                session.flush()  # the second use of a key fails here, before anything else is touched
+                if write.order_id:
+                    _change(write, session.get_one(Order, write.order_id, with_for_update=True), customer_id, now)
+                if write.kind in NO_TICKET:
+                    return 0
+                ticket = Ticket(
+                    customer_id=customer_id,
+                    order_id=write.order_id,
+                    kind=write.kind,
+                    escalated=write.escalated,
+                    summary=write.detail,
+                    created_at=now,
+                )
+                session.add(ticket)
+                session.flush()
+                audit.detail = f"ticket {ticket.id}"
+                return ticket.id
+        except IntegrityError:
+            if (number := self._ticket_of(key)) is None:
+                raise
+            return number
+
+    def _ticket_of(self, key: str) -> int | None:
+        """The ticket an earlier use of this key opened, 0 if it opened none, None if the key is new."""
+        with Session(self.engine) as session:
+            audit = session.get(Audit, key)
+            if audit is None:
+                return None
+            return int(audit.detail.removeprefix("ticket ")) if audit.detail.startswith("ticket ") else 0
+
+
+def _change(write: Write, order: Order, customer_id: str, now: datetime) -> None:
+    """The change of state a write means. The row is locked; where its state has moved on meanwhile, it is left alone."""
+    if order.customer_id != customer_id:
+        raise PermissionError("a write must never reach another customer's order")
+    if write.kind == "cancel" and order.status in ("unpaid", "paid"):
+        if order.paid_at:
+            order.refund, order.refund_at = "approved", now
+        order.cancelled_at = now
+    elif write.kind == "address" and order.status in ("unpaid", "paid"):
+        order.address = write.detail
+    elif write.kind == "invoice":
+        order.invoice = "issued"
+    elif write.kind == "return" and order.refund == "none":
+        order.refund, order.refund_at = "requested", now
+
+
+def _view(order: Order) -> OrderView:
+    return OrderView(**{f.name: getattr(order, f.name) for f in fields(OrderView)})
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0].rstrip(".") + "."

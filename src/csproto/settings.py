@@ -1,0 +1,44 @@
+"""Defaults, and the `CSPROTO_*` environment variables that change them, read here and nowhere else."""
+
+import os
+import tempfile
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+DATA = Path(os.environ.get("CSPROTO_DATA", REPOSITORY / "data"))
+MINI_MODEL = DATA / "mini-model"
+
+SGLANG_VERSION = "0.5.23"  # the release every fact in this project was checked against
+
+MAX_MESSAGE_CHARS = 2_000
+MAX_TURNS = 60  # per conversation
+TRIAGE_TOKENS = 96
+REPLY_TOKENS = 120
+
+
+def base_url() -> str | None:
+    """URL of a running SGLang server, or None."""
+    return os.environ.get("CSPROTO_BASE_URL") or None
+
+
+def api_key() -> str | None:
+    """Key of the server at `base_url()`. Keys come by environment or state file, never by argument."""
+    return os.environ.get("CSPROTO_API_KEY") or None
+
+
+def database_url() -> str:
+    """SQLAlchemy URL of the shop: `CSPROTO_DB`, else a SQLite file in the user's state folder."""
+    if url := os.environ.get("CSPROTO_DB"):
+        return url
+    folder = Path(os.environ.get("XDG_STATE_HOME", Path.home() / ".local" / "state")) / "csproto"
+    folder.mkdir(parents=True, exist_ok=True)
+    return f"sqlite:///{folder / 'shop.db'}"
+
+
+def state_file() -> Path:
+    """Where `csproto serve` says how it is reached: `CSPROTO_STATE`, else the user's runtime folder."""
+    if path := os.environ.get("CSPROTO_STATE"):
+        return Path(path)
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    folder = Path(runtime) if runtime else Path(tempfile.gettempdir()) / f"csproto-{os.getuid()}"
+    return folder / "csproto-server.json"

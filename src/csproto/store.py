@@ -1,0 +1,133 @@
+"""The tables of the shop. SQLAlchemy, so that SQLite serves the demo and PostgreSQL a deployment."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import JSON, ForeignKey, String, TypeDecorator, create_engine, event
+from sqlalchemy import DateTime as SqlDateTime
+from sqlalchemy.engine import Dialect, Engine
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+
+class Instant(TypeDecorator[datetime]):
+    """A moment in UTC. SQLite forgets time zones, so they are taken off going in and put back coming out."""
+
+    impl = SqlDateTime
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return value.astimezone(UTC).replace(tzinfo=None) if value else None
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return value.replace(tzinfo=UTC) if value else None
+
+
+class Base(DeclarativeBase):
+    type_annotation_map = {datetime: Instant}
+
+
+class Customer(Base):
+    __tablename__ = "customer"
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    name: Mapped[str] = mapped_column(String(80))
+    language: Mapped[str] = mapped_column(String(2))
+    joined_at: Mapped[datetime]
+    failed_payments: Mapped[int] = mapped_column(default=0)  # in the last thirty days
+    address_matches: Mapped[bool] = mapped_column(default=True)  # delivery against payment address
+
+
+class Order(Base):
+    __tablename__ = "orders"
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    customer_id: Mapped[str] = mapped_column(ForeignKey("customer.id"), index=True)
+    item: Mapped[str] = mapped_column(String(120))
+    category: Mapped[str] = mapped_column(String(20))
+    opened: Mapped[bool] = mapped_column(default=False)  # digital goods: the code was revealed
+    amount: Mapped[int]  # in cents
+    address: Mapped[str] = mapped_column(String(200), default="")
+    note: Mapped[str] = mapped_column(String(200), default="")
+    created_at: Mapped[datetime]
+    paid_at: Mapped[datetime | None]
+    promised_at: Mapped[datetime | None]  # when it was promised to ship
+    shipped_at: Mapped[datetime | None]
+    delivered_at: Mapped[datetime | None]
+    cancelled_at: Mapped[datetime | None]
+    carrier: Mapped[str] = mapped_column(String(40), default="")
+    tracking_number: Mapped[str] = mapped_column(String(40), default="")
+    payment: Mapped[str] = mapped_column(String(12), default="ok")  # ok, failed, duplicate
+    refund: Mapped[str] = mapped_column(String(12), default="none")  # none, requested, approved, paid
+    refund_at: Mapped[datetime | None]
+    invoice: Mapped[str] = mapped_column(String(12), default="none")  # none, issued
+
+    @property
+    def status(self) -> str:
+        """unpaid, paid, shipped, delivered or cancelled, from the times that are set."""
+        if self.cancelled_at:
+            return "cancelled"
+        if self.delivered_at:
+            return "delivered"
+        if self.shipped_at:
+            return "shipped"
+        return "paid" if self.paid_at else "unpaid"
+
+
+class Ticket(Base):
+    """Work for a human: urge, complaint, handoff, return, payment, refund_overdue or unavailable."""
+
+    __tablename__ = "ticket"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    customer_id: Mapped[str] = mapped_column(ForeignKey("customer.id"), index=True)
+    order_id: Mapped[str] = mapped_column(String(32), default="")
+    kind: Mapped[str] = mapped_column(String(20))
+    escalated: Mapped[bool] = mapped_column(default=False)
+    closed: Mapped[bool] = mapped_column(default=False)
+    summary: Mapped[str] = mapped_column(String(2000), default="")
+    created_at: Mapped[datetime]
+
+
+class Audit(Base):
+    """One row per write the assistant made; its key makes a repeated write a no-op."""
+
+    __tablename__ = "audit"
+
+    key: Mapped[str] = mapped_column(String(120), primary_key=True)
+    at: Mapped[datetime]
+    customer_id: Mapped[str] = mapped_column(String(32), index=True)
+    order_id: Mapped[str] = mapped_column(String(32), default="")
+    action: Mapped[str] = mapped_column(String(40))
+    rule: Mapped[str] = mapped_column(String(60))
+    detail: Mapped[str] = mapped_column(String(500), default="")
+
+
+class ConversationRow(Base):
+    """A conversation as it stands: its transcript and what is open, so that it survives a restart."""
+
+    __tablename__ = "conversation"
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    customer_id: Mapped[str] = mapped_column(String(32), index=True)
+    started_at: Mapped[datetime]
+    turns: Mapped[int] = mapped_column(default=0)
+    state: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
+    transcript: Mapped[list[Any]] = mapped_column(JSON, default=list)
+
+
+def open_engine(url: str) -> Engine:
+    """An engine whose SQLite files wait for each other and keep readers and writers apart."""
+    engine = create_engine(url, pool_pre_ping=True)
+    if engine.dialect.name == "sqlite":
+
+        @event.listens_for(engine, "connect")
+        def pragmas(connection, _record) -> None:  # type: ignore[no-untyped-def]
+            for pragma in ("journal_mode=WAL", "busy_timeout=5000", "foreign_keys=ON", "synchronous=NORMAL"):
+                connection.execute(f"PRAGMA {pragma}")
+
+    return engine
+
+
+def create_schema(engine: Engine) -> None:
+    """Create every table that is missing."""
+    Base.metadata.create_all(engine)

@@ -1,0 +1,90 @@
+"""What a customer wants, as one small JSON object that the model writes under a grammar."""
+
+import re
+import unicodedata
+from enum import StrEnum
+from functools import cache
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from csproto.grammar import to_ebnf
+from csproto.settings import TRIAGE_TOKENS
+from csproto.transcript import Message, replay
+
+
+class Intent(StrEnum):
+    """The twelve wishes; the values are the wire format."""
+
+    RETURN_EXCHANGE = "return_exchange"
+    REFUND_STATUS = "refund_status"
+    ORDER_STATUS = "order_status"
+    TRACKING_NUMBER = "tracking_number"
+    URGE_SHIPMENT = "urge_shipment"
+    CHANGE_ADDRESS = "change_address"
+    CANCEL_ORDER = "cancel_order"
+    INVOICE = "invoice"
+    PAYMENT_ISSUE = "payment_issue"
+    COMPLAINT = "complaint"
+    HUMAN_AGENT = "human_agent"
+    OTHER = "other"
+
+
+LABELS = dict(
+    zip(
+        Intent,
+        "售后申请 退款进度 订单状态 快递单号 催发货 修改地址 取消订单 发票 支付问题 投诉 转人工 其他".split(),
+        strict=True,
+    )
+)
+
+
+class Act(StrEnum):
+    """What the message does with the dialogue: a wish, a yes, a no, or a slot put right."""
+
+    ASK = "ask"
+    CONFIRM = "confirm"
+    DENY = "deny"
+    CORRECT = "correct"
+
+
+def canonical_order_id(text: str) -> str:
+    """Full-width to ASCII (NFKC), upper case, only letters and digits: `＃jd 123` and `JD-123` name one order."""
+    return re.sub(r"[^0-9A-Z]", "", unicodedata.normalize("NFKC", text).upper())
+
+
+class Triage(BaseModel):
+    """A customer's wish. Every field but the intent is left out of the JSON when it has its default."""
+
+    model_config = ConfigDict(frozen=True)
+
+    intent: Intent
+    act: Act = Act.ASK
+    order_id: Annotated[str, BeforeValidator(canonical_order_id), Field(pattern=r"^[0-9A-Z]{0,24}$")] = ""
+    reason: Annotated[str, Field(max_length=60)] = ""
+    address: Annotated[str, Field(max_length=120)] = ""
+    more: Annotated[list[Intent], Field(max_length=3)] = []
+
+    def to_wire(self) -> str:
+        """The compact JSON that the model writes for this triage."""
+        return self.model_dump_json(exclude_defaults=True)
+
+
+@cache
+def grammar() -> str:
+    """The EBNF under which a triage is generated."""
+    return to_ebnf(Triage)
+
+
+@cache
+def program() -> Any:
+    """The DSL program. Built on first use, because importing sglang takes seconds."""
+    import sglang as sgl
+
+    @sgl.function
+    def triage(s, messages: list[Message], text: str):  # type: ignore[no-untyped-def]
+        replay(s, messages)
+        s += sgl.user(text)
+        s += sgl.assistant(sgl.gen("triage", max_tokens=TRIAGE_TOKENS))
+
+    return triage

@@ -1,0 +1,82 @@
+"""One real server with the shipped model for the whole run, and a fresh shop for each test."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from sqlalchemy.engine import Engine
+
+from csproto import demo
+from csproto.server import Server
+from csproto.store import open_engine
+
+ROOT = Path(__file__).resolve().parents[1]
+NOW = datetime(2026, 3, 10, 4, 0, tzinfo=UTC)  # noon in Shanghai
+
+
+@pytest.fixture(scope="session", autouse=True)
+def apart(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep the tests away from the user's own database and state file."""
+    folder = tmp_path_factory.mktemp("user")
+    os.environ["CSPROTO_STATE"] = str(folder / "state" / "server.json")
+    os.environ["CSPROTO_DB"] = f"sqlite:///{folder / 'shop.db'}"
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(scope="session")
+def server(apart: None) -> Iterator[tuple[str, str | None]]:
+    """URL and key of the one server: the one in CSPROTO_BASE_URL, else one of our own."""
+    if url := os.environ.get("CSPROTO_BASE_URL"):
+        yield url, os.environ.get("CSPROTO_API_KEY")
+        return
+    with Server() as running:
+        os.environ["CSPROTO_BASE_URL"], os.environ["CSPROTO_API_KEY"] = running.base_url, running.api_key
+        yield running.base_url, running.api_key
+        del os.environ["CSPROTO_BASE_URL"], os.environ["CSPROTO_API_KEY"]
+
+
+@pytest.fixture(scope="session")
+def endpoint(server: tuple[str, str | None]):
+    from csproto.endpoint import Endpoint
+
+    return Endpoint(*server)
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Engine:
+    """A freshly filled demo shop whose "now" is NOW."""
+    engine = open_engine(f"sqlite:///{tmp_path / 'shop.db'}")
+    demo.fill(engine, NOW)
+    return engine
+
+
+@pytest.fixture
+def make_assistant(endpoint, engine: Engine) -> Callable:
+    from csproto.assistant import Assistant
+    from csproto.orders import OrderApi
+
+    def make(faults=None, temperature: float = 0.0, on=None):
+        return Assistant(on or endpoint, OrderApi(engine, faults), clock=lambda: NOW, temperature=temperature)
+
+    return make
+
+
+@pytest.fixture
+def run_cli() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run a `csproto` command as a user would."""
+
+    def run(*words: str, timeout: float = 120, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "csproto.cli", *words],
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    return run
