@@ -38,7 +38,8 @@ lab: $(STAMP) ## JupyterLab with the notebooks
 	$(RUN)/jupyter lab notebooks
 
 notebooks: $(STAMP) ## execute every notebook in place
-	$(RUN)/python -m csproto.notebooks
+	for n in notebooks/*.ipynb; do $(RUN)/jupyter execute --inplace $$n || exit 1; done
+	$(RUN)/nbstripout --keep-output --keep-count notebooks/*.ipynb
 
 clean: ## remove the environment and everything built
 	rm -rf $(VENV) build

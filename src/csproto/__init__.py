@@ -1,0 +1,16 @@
+"""A customer-service assistant on SGLang. Importing this is quick; what needs SGLang or Jupyter is imported when it is asked for."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from csproto.panel.widget import ChatPanel
+
+__all__ = ["ChatPanel"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "ChatPanel":
+        from csproto.panel.widget import ChatPanel
+
+        return ChatPanel
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -13,13 +13,13 @@ from typing import Any
 from csproto import reply as reply_program
 from csproto import settings, triage, wording
 from csproto.conversation import Conversation
-from csproto.dialogue import decide
+from csproto.dialogue import decide, further_wishes
 from csproto.endpoint import CallOptions, Endpoint, EngineError, Stopped, StopSignal, Usage
 from csproto.errors import CsprotoError
 from csproto.orders import CustomerFacts, OrderApi, OrderSystemDown
 from csproto.policy import Decision, Rules, default_rules
 from csproto.transcript import Message, Role, clean, system_prompt
-from csproto.triage import Act, Intent, Triage
+from csproto.triage import Intent, Triage
 
 
 class MessageRefused(CsprotoError):
@@ -196,6 +196,7 @@ class _Run:
         self.usage, self.first_text_at = Usage(), 0.0
         self.reusable = self.reused = 0
         self.now = assistant.clock()
+        self.facts: CustomerFacts | None = None
 
     def events(self) -> Iterator[Event]:
         conversation = self.conversation
@@ -247,19 +248,25 @@ class _Run:
         conversation, assistant = self.conversation, self.assistant
         before, key = conversation.state, f"{conversation.id}:{conversation.turns}:{place}"
         try:
-            facts = assistant.orders.facts(conversation.customer_id)
+            facts = self.facts = self._look_up(understood)
             decision, conversation.state = decide(understood, facts, before, self.now, assistant.rules)
             say = dict(decision.say) | self._written(decision, facts, key)
         except OrderSystemDown:
             conversation.state = before
             decision, say = Decision("unavailable", "system.unavailable"), {}
-            if understood.intent is not Intent.OTHER or understood.act is not Act.ASK:
-                assistant.orders.leave_ticket(
-                    f"{key}:unavailable", conversation.customer_id, f"{understood.intent}: {self.text[:500]}", self.now
-                )
+            assistant.orders.leave_ticket(
+                f"{key}:unavailable", conversation.customer_id, f"{understood.intent}: {self.text[:500]}", self.now
+            )
         shown = wording.facts_shown(say, self.language)
         self._append("system", reply_program.brief(decision.action, decision.rule, self.language, shown))
         return Part(decision, shown)
+
+    def _look_up(self, understood: Triage) -> CustomerFacts:
+        """What the order system knows of the customer; small talk asks it nothing, and so survives its troubles."""
+        customer_id = self.conversation.customer_id
+        if understood == Triage(intent=Intent.OTHER, more=understood.more):
+            return CustomerFacts(customer_id, (), self.now)
+        return self.assistant.orders.facts(customer_id)
 
     def _written(self, decision: Decision, facts: CustomerFacts, key: str) -> dict[str, str]:
         """Make the decision's write; the ticket it opened becomes a fact."""
@@ -280,13 +287,11 @@ class _Run:
     def _next_wishes(self, turn: Turn) -> list[Triage]:
         """The message's further wishes, once nothing is open; until then they wait in the conversation's queue."""
         conversation = self.conversation
-        if len(turn.parts) == 1:
-            conversation.queue += [
-                i for i in turn.triage.more if i is not turn.triage.intent and i not in conversation.queue
-            ]
+        if len(turn.parts) == 1 and self.facts:
+            conversation.queue += further_wishes(turn.triage, self.text, self.facts)
         if conversation.state.waiting or not conversation.queue or turn.decision.action == "unavailable":
             return []
-        return [Triage(intent=conversation.queue.pop(0))]
+        return [conversation.queue.pop(0)]
 
     # -- reply
 

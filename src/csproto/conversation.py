@@ -12,7 +12,7 @@ from csproto.errors import CsprotoError
 from csproto.policy import Wish
 from csproto.store import ConversationRow
 from csproto.transcript import Message
-from csproto.triage import Intent
+from csproto.triage import Intent, Triage
 
 WINDOW_TOKENS = 1_000  # when a prompt grows beyond this, the oldest turns are left behind
 KEPT_TURNS = 2
@@ -32,7 +32,7 @@ class Conversation:
     language: str = "zh"
     turns: int = 0
     state: DialogueState = field(default_factory=DialogueState)
-    queue: list[Intent] = field(default_factory=list)  # wishes that wait for the one before them
+    queue: list[Triage] = field(default_factory=list)  # wishes that wait for the one before them
     transcript: list[Message] = field(default_factory=list)
     computed_tokens: int = 0  # tokens of this transcript whose KV cache has been computed
 
@@ -45,7 +45,7 @@ class Conversation:
 
     def save(self, engine: Engine) -> None:
         """Write the conversation to the database as it stands."""
-        state = asdict(self.state) | {"language": self.language, "queue": list(self.queue)}
+        state = asdict(self.state) | {"language": self.language, "queue": [wish.to_wire() for wish in self.queue]}
         row = ConversationRow(
             id=self.id,
             customer_id=self.customer_id,
@@ -67,7 +67,7 @@ def resume(engine: Engine, conversation_id: str, customer_id: str) -> Conversati
                 f"No conversation {conversation_id} of customer {customer_id} is kept. Start a new one."
             )
         saved = dict(row.state)
-        language, queue = saved.pop("language"), [Intent(name) for name in saved.pop("queue")]
+        language, queue = saved.pop("language"), [Triage.model_validate_json(wire) for wire in saved.pop("queue")]
         for name in ("wish", "open_wish"):
             if wish := saved[name]:
                 saved[name] = Wish(**wish | {"intent": Intent(wish["intent"])})

@@ -5,7 +5,7 @@ from datetime import datetime
 
 from csproto.orders import CustomerFacts, OrderView
 from csproto.policy import APPLIES, Case, Decision, Rules, Waiting, Wish, default_rules
-from csproto.triage import Act, Intent, Triage
+from csproto.triage import Act, Intent, Triage, canonical_order_id
 
 NEEDS_NO_ORDER = {Intent.COMPLAINT, Intent.HUMAN_AGENT, Intent.OTHER}
 DIGRESSIONS = {
@@ -63,6 +63,15 @@ def _merged(triage: Triage, state: DialogueState) -> Wish:
     return wish
 
 
+def further_wishes(triage: Triage, text: str, facts: CustomerFacts) -> list[Triage]:
+    """The wishes after the first one in a message. When it names exactly one more order of the customer's, they are about that one."""
+    named = canonical_order_id(text)
+    others = [o.id for o in facts.orders if o.id in named and o.id != triage.order_id]
+    order_id = others[0] if len(others) == 1 else ""
+    intents = [intent for intent in dict.fromkeys(triage.more) if intent is not triage.intent]
+    return [Triage(intent=intent, order_id=order_id) for intent in intents]
+
+
 class _Desk:
     """One decision under way: the facts, the state and the clock it is taken with."""
 
@@ -73,7 +82,7 @@ class _Desk:
     # -- what a message does with the dialogue
 
     def confirmed(self, triage: Triage) -> tuple[Decision, DialogueState]:
-        """A yes counts only for the question that is open and for the order it was asked about."""
+        """A yes counts only for the question that is open and for the order and the address it was asked about."""
         open_wish = self.state.open_wish
         if not open_wish:
             return Decision("nothing_pending", "pending.none"), self.state
@@ -81,9 +90,10 @@ class _Desk:
             triage.intent, open_wish.intent
         )
         other_order = bool(triage.order_id) and triage.order_id != open_wish.order_id
+        other_address = open_wish.intent is Intent.CHANGE_ADDRESS and triage.address not in open_wish.address
         if other_wish:
             return self.run(_merged(triage, self.state))
-        if other_order or self.state.waiting != "yes":
+        if other_order or other_address or self.state.waiting != "yes":
             return self.run(
                 replace(
                     open_wish,
@@ -101,7 +111,7 @@ class _Desk:
     def corrected(self, triage: Triage) -> tuple[Decision, DialogueState]:
         """Run the open or last wish again with the slot that was put right; without a slot, with the other order."""
         base = self.state.open_wish or self.state.wish
-        if not base:
+        if not base or base.intent is Intent.OTHER:  # nothing, or a bare order number that is put right
             if triage.intent in NEEDS_NO_ORDER and not triage.order_id:
                 return Decision("nothing_pending", "pending.none"), self.state
             return self.run(_merged(triage, self.state)) if triage.intent is not Intent.OTHER else self.other(triage)
@@ -139,7 +149,8 @@ class _Desk:
         if wish.intent in NEEDS_NO_ORDER:
             order_id = wish.order_id or self.state.order_id
             order = self.facts.order(order_id)
-            return self.case.without_order(wish, order), replace(self.state, wish=wish)
+            state = replace(self.state, wish=wish)
+            return self.case.without_order(wish, order), state if wish.intent in DIGRESSIONS else state.close()
         named = wish.order_id or self.state.order_id
         order = self.facts.order(named) if named else None
         if wish.order_id and not order:

@@ -20,6 +20,7 @@ WriteKind = Literal[
     "return", "urge", "cancel", "address", "invoice", "complaint", "handoff", "payment", "refund_overdue", "unavailable"
 ]
 NO_TICKET = ("cancel", "address", "invoice")
+AUDIT_DETAIL = 500  # characters of a write's detail that its audit row keeps; the ticket has it all
 
 
 class OrderSystemDown(CsprotoError):
@@ -92,10 +93,12 @@ class Faults:
     def __post_init__(self) -> None:
         self._random = random.Random(self.seed)
 
-    def before(self) -> None:
-        """Delay or fail a call before it does anything."""
+    def before(self, patience: float) -> None:
+        """Delay or fail a call before it does anything. patience: the seconds its caller is ready to wait."""
         if self.latency:
-            time.sleep(self.latency)
+            time.sleep(max(0.0, min(self.latency, patience)))
+        if self.latency > patience:
+            raise OrderSystemDown("The order system did not answer in time.")
         if self._random.random() < self.error_rate:
             raise OrderSystemDown("The order system answered with an error.")
         if self._random.random() < self.timeout_rate:
@@ -118,13 +121,10 @@ class OrderApi:
     def known(self, customer_id: str) -> None:
         """Raise CustomerUnknown unless the customer is on the books. A look at the session's own table: no fault applies."""
         with Session(self.engine) as session:
-            if session.get(Customer, customer_id) is None:
-                raise CustomerUnknown(
-                    f"There is no customer {customer_id}. Create the demo data with `csproto db init`, or name another customer."
-                )
+            _customer(session, customer_id)
 
     def facts(self, customer_id: str) -> CustomerFacts:
-        """What is known of a customer. Raises OrderSystemDown."""
+        """What is known of a customer. Raises OrderSystemDown, and CustomerUnknown for one who was erased meanwhile."""
         return self._retried(lambda: self._facts(customer_id))
 
     def write(self, key: str, customer_id: str, write: Write, now: datetime, why: str) -> int:
@@ -151,7 +151,7 @@ class OrderApi:
         with Session(self.engine, expire_on_commit=False) as session:
             return list(
                 session.scalars(
-                    select(Ticket).where(~Ticket.closed).order_by(Ticket.escalated.desc(), Ticket.created_at)
+                    select(Ticket).where(~Ticket.closed).order_by(Ticket.escalated.desc(), Ticket.created_at, Ticket.id)
                 )
             )
 
@@ -159,7 +159,7 @@ class OrderApi:
         deadline = time.monotonic() + self.budget
         for attempt in range(1, self.attempts + 1):
             try:
-                self.faults.before()
+                self.faults.before(deadline - time.monotonic())
                 result = call()
                 if writes:
                     self.faults.after_write()
@@ -174,7 +174,7 @@ class OrderApi:
 
     def _facts(self, customer_id: str) -> CustomerFacts:
         with Session(self.engine) as session:
-            customer = session.get_one(Customer, customer_id)
+            customer = _customer(session, customer_id)
             orders = session.scalars(
                 select(Order).where(Order.customer_id == customer_id).order_by(Order.created_at.desc(), Order.id)
             )
@@ -202,7 +202,7 @@ class OrderApi:
                     order_id=write.order_id,
                     action=write.kind,
                     rule=why,
-                    detail=write.detail,
+                    detail=write.detail[:AUDIT_DETAIL],
                 )
                 session.add(audit)
                 session.flush()  # the second use of a key fails here, before anything else is touched
@@ -233,7 +233,7 @@ class OrderApi:
             audit = session.get(Audit, key)
             if audit is None:
                 return None
-            return int(audit.detail.removeprefix("ticket ")) if audit.detail.startswith("ticket ") else 0
+            return 0 if audit.action in NO_TICKET else int(audit.detail.removeprefix("ticket "))
 
 
 def _change(write: Write, order: Order, customer_id: str, now: datetime) -> None:
@@ -250,6 +250,15 @@ def _change(write: Write, order: Order, customer_id: str, now: datetime) -> None
         order.invoice = "issued"
     elif write.kind == "return" and order.refund == "none":
         order.refund, order.refund_at = "requested", now
+
+
+def _customer(session: Session, customer_id: str) -> Customer:
+    customer = session.get(Customer, customer_id)
+    if customer is None:
+        raise CustomerUnknown(
+            f"There is no customer {customer_id}. Create the demo data with `csproto db init`, or name another customer."
+        )
+    return customer
 
 
 def _view(order: Order) -> OrderView:

@@ -1,5 +1,6 @@
 """The rules: a pure function of wish, order, facts and clock over `data/policy.yaml`. The model has no part in it."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
@@ -55,14 +56,16 @@ class Rules:
 
     def __init__(self, path: Path = DATA / "policy.yaml") -> None:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-        self.sources: dict[str, str] = {name: rule["source"] for name, rule in raw["rules"].items()}
+        self.sources: dict[str, str] = {
+            n: rule["source"] for n, rule in raw["rules"].items() if (rule or {}).get("source")
+        }
         missing = RULE_IDS - self.sources.keys()
         if missing:
             raise PolicyError(f"{path} lacks the rules {', '.join(sorted(missing))}: add them, each with a source.")
         self.zone = ZoneInfo(raw["timezone"])
         self.windows: dict[str, int] = raw["windows"]
         self.not_returnable: list[str] = raw["not_returnable"]
-        self.quality_words: list[str] = [word for words in raw["quality_words"].values() for word in words]
+        self._fault, self._no_fault = _quality_patterns(raw["quality_words"])
         self.risk: dict[str, dict[str, int]] = raw["risk"]
         self.review_from: int = raw["rules"]["payment.pass"]["below"]
         self.block_from: int = raw["rules"]["payment.review"]["below"]
@@ -72,8 +75,19 @@ class Rules:
         return moment.astimezone(self.zone).date()
 
     def is_quality_problem(self, reason: str) -> bool:
-        """Whether a stated reason names a fault of the goods."""
-        return any(word in reason.lower() for word in self.quality_words)
+        """Whether a stated reason names a fault of the goods; one that is denied (没有质量问题, not broken) does not count."""
+        return bool(self._fault.search(self._no_fault.sub(" ", reason.lower())))
+
+
+def _quality_patterns(words: Mapping[str, list[str]]) -> tuple[re.Pattern[str], re.Pattern[str]]:
+    """Patterns of a fault and of a denied one. A single English word counts from its start only: an accident is no dent."""
+    zh = "|".join(map(re.escape, words["zh"]))
+    en = "|".join(re.escape(word) if " " in word else rf"\b{re.escape(word)}" for word in words["en"])
+    denial = rf"(?:(?<!是)不是|(?<!有)没有|没|并非|(?<!毫)无)(?:任何|什么)?(?:{zh})"
+    return (
+        re.compile(f"{zh}|{en}"),
+        re.compile(rf"{denial}|(?:\b(?:not|no|nothing|never|without)|n't) (?:a |any |really )?(?:{en})"),
+    )
 
 
 @cache
@@ -192,7 +206,9 @@ class Case:
         return Decision("give_status", f"status.{order.status}", words)
 
     def _tracking(self, order: OrderView) -> Decision:
-        if order.tracking_number and order.status in ("shipped", "delivered"):
+        if order.status in ("shipped", "delivered") and not (order.carrier and order.tracking_number):
+            return self._status(order)  # it has left, but half a parcel number is no help
+        if order.status in ("shipped", "delivered"):
             return Decision(
                 "give_tracking",
                 "tracking.known",

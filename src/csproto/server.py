@@ -21,7 +21,13 @@ import urllib3
 from csproto import settings
 from csproto.errors import CsprotoError
 
-CPU_FLAGS = ("--device", "cpu", "--max-total-tokens", "32768")  # the KV pool is zeroed at start: no larger than needed
+CPU_FLAGS = (
+    "--device",
+    "cpu",
+    "--max-total-tokens",
+    "32768",
+    "--sleep-on-idle",
+)  # the KV pool is zeroed at start: no larger than needed; an idle server leaves the cores alone
 Progress = Callable[[str], None]
 
 
@@ -178,8 +184,8 @@ class Server:
 
 
 def name_of(model: str) -> str:
-    """The name a model is served under: the shipped one is known by its folder."""
-    return "csproto-mini" if Path(model).resolve() == settings.MINI_MODEL.resolve() else model
+    """The name a model is served under: one that `csproto model build` made is known by the record beside its weights."""
+    return "csproto-mini" if (Path(model) / "training.json").is_file() else model
 
 
 def free_port() -> int:

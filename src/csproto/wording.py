@@ -12,8 +12,9 @@ from csproto.dialogue import DialogueState
 from csproto.orders import OrderView
 from csproto.policy import Decision, Label
 from csproto.settings import DATA
-from csproto.triage import Intent
+from csproto.triage import Triage
 
+NEUTRAL = re.compile(r"^\W*(?:ok+|okay|yes|no|y|n)\W*$", re.I)  # said in the midst of a Chinese dialogue too
 MONTHS = "January February March April May June July August September October November December".split()
 
 
@@ -24,9 +25,11 @@ def wordings() -> dict[str, Any]:
 
 
 def language_of(text: str, before: str = "zh") -> str:
-    """`zh` for a message with Chinese characters, `en` for one with Latin words, else the language used before."""
+    """`zh` for a message with Chinese characters, `en` for one with Latin words, else (a number, "OK") the language used before."""
     if re.search(r"[\u3400-\u9fff]", text):
         return "zh"
+    if NEUTRAL.match(text):
+        return before
     return "en" if re.search(r"[A-Za-z]{2,}", re.sub(r"[A-Za-z]*\d[A-Za-z\d]*", "", text)) else before
 
 
@@ -64,7 +67,7 @@ def template(decision: Decision, language: str, facts: Mapping[str, str]) -> str
     return fitting(decision.rule, language, facts)[0]
 
 
-def note(had_question: str, state: DialogueState, queue: Sequence[Intent], decision: Decision, language: str) -> str:
+def note(had_question: str, state: DialogueState, queue: Sequence[Triage], decision: Decision, language: str) -> str:
     """A sentence of ours after the reply: the next wish is noted, or the question before a digression is still open."""
     if queue:
         return str(wordings()["more_noted"][language])

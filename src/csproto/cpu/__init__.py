@@ -21,8 +21,9 @@ def register() -> None:
     if not _is_cpu_only():
         return
     warn_about_version()
-    from csproto.cpu import hooks
+    from csproto.cpu import attention, hooks
 
+    attention.register()
     hooks.register()
 
 

@@ -1,4 +1,6 @@
-"""The platform SGLang asks about its device: a plain CPU, with no kernel library."""
+"""The platform SGLang asks about its device: a plain CPU, with no kernel library of SGLang's own."""
+
+from typing import Any
 
 from sglang.srt.platforms.cpu import CpuSRTPlatform
 from sglang.srt.platforms.device_mixin import PlatformEnum
@@ -18,5 +20,20 @@ class AnyCpuPlatform(CpuSRTPlatform):
         return True
 
     def get_default_attention_backend(self) -> str:
-        """Attention in plain PyTorch (sglang/srt/layers/attention/torch_native_backend.py)."""
-        return "torch_native"
+        """Attention for whole batches in plain PyTorch; naming `torch_native` instead also turns the C kernel off."""
+        from csproto.cpu.attention import NAME
+
+        return NAME
+
+    def apply_server_args_defaults(self, server_args: Any) -> None:
+        """Sleep while idle: the scheduler otherwise keeps a core busy asking for requests (managers/scheduler.py, `init_idle_sleeper`)."""
+        server_args.sleep_on_idle = True
+
+    def post_load_model(self, model: Any) -> None:
+        """Let the C kernel run the model (model_executor/model_runner.py, `load_model`)."""
+        from sglang.srt.runtime_context import get_exec
+
+        from csproto.cpu import attention, engine
+
+        if get_exec().kernel.attention_backend == attention.NAME:
+            engine.accelerate(model)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from csproto import wording
 from csproto.demo import CARRIERS
-from csproto.dialogue import DialogueState, decide
+from csproto.dialogue import DialogueState, decide, further_wishes
 from csproto.minimodel.seeds import seeds
 from csproto.minimodel.utterances import Speaker, order_number
 from csproto.orders import CustomerFacts, OrderView, Write
@@ -58,7 +58,7 @@ class _Dialogue:
         self.now = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(days=pick.randrange(730), minutes=pick.randrange(1440))
         self.facts = self._customer()
         self.state = DialogueState()
-        self.queue: list[Intent] = []
+        self.queue: list[Triage] = []
         self.pieces = [Piece("system", MINI_PROMPT)]
         self.speaker = Speaker(self.language, pick, self._number)
 
@@ -79,10 +79,10 @@ class _Dialogue:
             decision = self._decided(wishes.pop(0))
             reply = self._reply(decision, language, text)
             if first:
-                self.queue += [i for i in triage.more if i is not triage.intent and i not in self.queue]
+                self.queue += further_wishes(triage, text, self.facts)
                 first, first_decision = False, decision
             if not self.state.waiting and self.queue and first_decision.action != "unavailable":
-                wishes.append(Triage(intent=self.queue.pop(0)))
+                wishes.append(self.queue.pop(0))
             last = not wishes
             note = self._note(had_question, first_decision, language) if last else ""
             self.pieces.append(Piece("assistant", reply, learn=True, more=note))

@@ -168,7 +168,7 @@ class Training:
         for chunk, ids, weights in batches(self.recipe, self.tokenizer, self.chunk):
             if self.tokens >= self.recipe.tokens:
                 break
-            if chunk != self.chunk and chunk % 10 == 0:
+            if chunk != self.chunk and chunk % 4 == 0:
                 self.save(chunk)
             self.chunk, self.seconds = chunk, time.time() - began
             for group in self.optimizer.param_groups:

@@ -1,0 +1,5 @@
+"""`python -m csproto.cli` is `csproto`."""
+
+from csproto.cli import main
+
+main()

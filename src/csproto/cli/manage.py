@@ -1,0 +1,158 @@
+"""Commands that look after things: serve, doctor, tickets, model, db."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from csproto import settings
+from csproto.cli.common import AsJson, app, out, progress
+from csproto.errors import CsprotoError
+
+model_app = typer.Typer(no_args_is_help=True, help="The mini model that ships with the project.")
+db_app = typer.Typer(no_args_is_help=True, help="The shop's database.")
+app.add_typer(model_app, name="model")
+app.add_typer(db_app, name="db")
+
+
+@app.command()
+def serve(
+    model: Annotated[str, typer.Option(help="A model folder or a hub id.")] = str(settings.MINI_MODEL),
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 takes a free one.")] = 0,
+    extra: Annotated[
+        list[str] | None, typer.Argument(help="After `--`: further flags for sglang.launch_server.")
+    ] = None,
+) -> None:
+    """Run a SGLang server until Ctrl-C; the other commands and the notebooks find it by themselves."""
+    from csproto.server import Server, read_state, write_state
+
+    if running := read_state():
+        raise CsprotoError(
+            f"A server is already running at {running['base_url']} (pid {running['pid']}). Use it, or stop it with Ctrl-C where it runs."
+        )
+    server = Server(model, port=port, extra=extra or []).start()
+    try:
+        with progress() as say:
+            server.wait_ready(progress=say)
+        path = write_state(server)
+        out.print(
+            f"{server.served_name} is ready at {server.base_url} after {server.startup_seconds:.0f} s. Log: {server.log}. Ctrl-C ends it."
+        )
+        try:
+            assert server.process is not None
+            code = server.process.wait()
+            raise CsprotoError(
+                f"The server ended by itself (exit code {code}). Last lines of its log ({server.log}):\n{server.log_tail()}"
+            )
+        except KeyboardInterrupt:
+            out.print("stopping")
+        finally:
+            path.unlink(missing_ok=True)
+    finally:
+        server.stop()
+
+
+@app.command()
+def doctor() -> None:
+    """Say what is installed, what is missing, and the command that mends it."""
+    from csproto.doctor import checks
+
+    bad = 0
+    for check in checks():
+        mark = "[green]ok[/green]  " if check.ok else "[red]miss[/red]"
+        out.print(f"{mark} {check.what}: {check.found}")
+        if not check.ok:
+            bad += 1
+            out.print(f"     mend it: {check.mend}")
+    if bad:
+        raise CsprotoError(f"{bad} of the checks failed; the commands above mend them.")
+
+
+@db_app.command("init")
+def db_init() -> None:
+    """Create the schema and put the demo data in place of whatever is there."""
+    from csproto import demo
+    from csproto.shop import open_engine_name
+    from csproto.store import open_engine
+
+    url = settings.database_url()
+    customers, orders = demo.fill(open_engine(url), datetime.now(UTC))
+    out.print(f"{open_engine_name(url)}: {customers} customers, {orders} orders")
+
+
+@db_app.command("forget")
+def db_forget(customer: Annotated[str, typer.Argument(help="The customer to erase.")]) -> None:
+    """Erase a customer with orders, tickets, conversations and audit rows."""
+    from csproto.orders import OrderApi
+    from csproto.shop import open_database
+
+    orders = OrderApi(open_database())
+    orders.known(customer)
+    orders.forget(customer)
+    out.print(f"{customer} is erased")
+
+
+@app.command()
+def tickets(as_json: AsJson = False) -> None:
+    """Show what waits for a human agent."""
+    from csproto.orders import OrderApi
+    from csproto.shop import open_database
+
+    waiting = OrderApi(open_database()).open_tickets()
+    if as_json:
+        print(
+            json.dumps(
+                [
+                    {
+                        "ticket": t.id,
+                        "kind": t.kind,
+                        "customer": t.customer_id,
+                        "order": t.order_id,
+                        "escalated": t.escalated,
+                        "since": t.created_at.isoformat(),
+                        "summary": t.summary,
+                    }
+                    for t in waiting
+                ],
+                ensure_ascii=False,
+            )
+        )
+        return
+    for t in waiting:
+        out.print(
+            f"T{t.id:05d} {t.kind}{' (escalated)' if t.escalated else ''} {t.customer_id} {t.order_id} since {t.created_at:%Y-%m-%d %H:%M} UTC",
+            markup=False,
+        )
+        if t.summary:
+            out.print("  " + t.summary.replace("\n", "\n  "), style="dim", markup=False)
+    out.print(f"{len(waiting)} tickets")
+
+
+@model_app.command("build")
+def model_build(
+    folder: Annotated[Path, typer.Option(help="Where checkpoints are kept; run again to go on.")] = Path(
+        "build/mini-model"
+    ),
+    to: Annotated[Path, typer.Option(help="Where the finished model is written.")] = settings.MINI_MODEL,
+    tokens: Annotated[int, typer.Option(help="Millions of tokens to train on; 0 takes the recipe's.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+) -> None:
+    """Train the mini model from scratch (hours on two cores, minutes on a GPU); interrupt and resume at will."""
+    import logging
+
+    from csproto.minimodel.train import Recipe, Training
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    recipe = Recipe(tokens=tokens * 1_000_000) if tokens else Recipe()
+    training = Training(folder, recipe, device)
+    training.run()
+    training.export(to)
+    out.print(f"wrote {to}")
+
+
+@model_app.command("info")
+def model_info() -> None:
+    """Show what the shipped model is."""
+    out.print((settings.MINI_MODEL / "training.json").read_text())

@@ -1,0 +1,294 @@
+"""The application: the page, the JSON API, and the chat behind each cookie."""
+
+import json
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import aclosing
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from fastapi import Depends, FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
+from starlette.exceptions import HTTPException
+
+from csproto import settings
+from csproto.assistant import Assistant
+from csproto.orders import CustomerUnknown
+from csproto.panel import records
+from csproto.panel.engine import engine_state
+from csproto.panel.export import FORMATS, exported
+from csproto.panel.messages import Step, snapshot
+from csproto.panel.session import ChatSession, MessageUnknown, NothingToTakeBack
+from csproto.panel.words import FOLDER as PANEL
+from csproto.web import schema
+from csproto.web.guard import Guard, problem, visitor_language
+from csproto.web.health import Health
+from csproto.web.limits import Limits, Refused, Slots
+from csproto.web.running import Running
+from csproto.web.visitors import COOKIE, Visitor, Visitors
+
+SignIn = Callable[[Request, str | None], str]
+
+STATIC = Path(__file__).parent / "static"
+FILES = {
+    "chat.js": PANEL / "chat.js",
+    "chat.css": PANEL / "chat.css",
+    "words.json": PANEL / "words.json",
+    **{name: STATIC / name for name in ("page.js", "page.css", "docs.js")},
+}
+EVENTS = {"triage": "triage", "decision": "part", "done": "turn"}  # SSE event to the part of the step it carries
+OURS = ("MessageRefused",)  # what is wrong with a message is said with status 200, as the blog's page does
+
+
+def demo_sign_in(request: Request, wished: str | None) -> str:
+    """Signs every visitor in as the demo customer they choose. A real shop puts its own function here, and ignores the wish."""
+    return wished or "C001"
+
+
+def create_app(
+    assistant: Assistant,
+    *,
+    sign_in: SignIn = demo_sign_in,
+    limits: Limits | None = None,
+    hosts: Collection[str] | None = ("127.0.0.1", "::1", "localhost", "testserver"),
+) -> FastAPI:
+    """The page and API over an assistant.
+
+    sign_in: who a visitor is, from the request and the customer they would like to be. hosts: names the server answers to; None for any.
+    """
+    app = FastAPI(title="csproto", description="Customer service on SGLang.", docs_url=None, redoc_url=None)
+    desk = Desk(assistant, sign_in, limits or Limits())
+    app.state.desk = desk
+    app.add_middleware(Guard, limits=desk.limits, hosts=hosts)
+    _add_pages(app)
+    _add_chat(app, desk)
+    _add_session(app, desk)
+    _add_health(app, desk)
+    _add_errors(app)
+    return app
+
+
+class Desk:
+    """What the routes share."""
+
+    def __init__(self, assistant: Assistant, sign_in: SignIn, limits: Limits) -> None:
+        self.assistant, self.sign_in, self.limits = assistant, sign_in, limits
+        self.visitors, self.slots, self.health = Visitors(limits), Slots(limits.running), Health(assistant)
+
+    def visitor(self, request: Request) -> Visitor | None:
+        """Who asks, if they have been here before."""
+        return self.visitors.find(request.cookies.get(COOKIE))
+
+    def known(self, request: Request) -> Visitor:
+        """Who asks. Raises Refused(404) for one without a chat."""
+        visitor = self.visitor(request)
+        if visitor is None:
+            raise Refused(404, "not_found")
+        return visitor
+
+    def admitted(self, request: Request, response_headers: dict[str, str]) -> Visitor:
+        """Who asks; a new visitor is signed in and given a cookie."""
+        if visitor := self.visitor(request):
+            return visitor
+        chat = ChatSession(self.assistant, self.sign_in(request, None), reasons=False)
+        visitor, cookie = self.visitors.add(chat)
+        secure = "; Secure" if request.url.scheme == "https" else ""
+        response_headers["Set-Cookie"] = (
+            f"{COOKIE}={cookie}; HttpOnly; SameSite=Strict; Path=/; Max-Age={self.limits.session_age:.0f}{secure}"
+        )
+        return visitor
+
+    def state(self, visitor: Visitor | None, request: Request) -> dict[str, Any]:
+        """The chat as the page shows it."""
+        picker = self.sign_in is demo_sign_in
+        info = {
+            "customer": visitor.chat.customer_id if visitor else self.sign_in(request, None),
+            "customers": records.customers(self.assistant.orders.engine) if picker else [],
+            "engine": engine_state(self.assistant),
+            "busy": False,
+        }
+        messages = [snapshot(message) for message in visitor.chat.messages] if visitor else []
+        return {"info": info, "messages": messages}
+
+
+def _add_pages(app: FastAPI) -> None:
+    @app.get("/", include_in_schema=False)
+    def page() -> Response:
+        return FileResponse(STATIC / "page.html")
+
+    @app.get("/docs", include_in_schema=False)
+    def docs() -> Response:
+        return FileResponse(STATIC / "docs.html")
+
+    @app.get("/static/{name}", include_in_schema=False)
+    def static(name: str) -> Response:
+        if name not in FILES:
+            raise HTTPException(404)
+        return FileResponse(FILES[name])
+
+
+def _add_chat(app: FastAPI, desk: Desk) -> None:
+    def begin(request: Request, text: str) -> tuple[Running, dict[str, str]]:
+        if len(text) > settings.MAX_MESSAGE_CHARS:
+            raise Refused(413, "too_long")
+        headers: dict[str, str] = {}
+        return Running(desk.admitted(request, headers), text, desk.slots), headers
+
+    @app.post("/api/chat", response_model=schema.Answer, responses=schema.PROBLEMS)
+    async def chat(request: Request, question: schema.Question) -> Response:
+        """Answer one message as a whole. An empty one is told what to write."""
+        if not question.input.strip():
+            return JSONResponse(problem("empty", request.headers))
+        running, headers = begin(request, question.input)
+        step = await running.last(request)
+        return _whole(step, request, headers)
+
+    @app.post(
+        "/api/chat/stream",
+        response_class=StreamingResponse,
+        responses=schema.PROBLEMS
+        | {
+            200: {
+                "content": {"text/event-stream": {"schema": {"type": "string"}}},
+                "description": "Server-sent events.",
+            }
+        },
+    )
+    async def stream(request: Request, question: schema.Question) -> Response:
+        """Answer one message step by step: events `triage`, `decision`, `token`, and at the end `done` or `error`. `X-Message-Id` names it."""
+        if not question.input.strip():
+            return StreamingResponse(
+                iter([_event("error", problem("empty", request.headers))]), media_type="text/event-stream"
+            )
+        running, headers = begin(request, question.input)
+        headers["X-Message-Id"] = (await running.first())["message"]["id"]
+        return StreamingResponse(_events(running, request), media_type="text/event-stream", headers=headers)
+
+
+def _whole(step: Step | None, request: Request, headers: dict[str, str]) -> Response:
+    if step and step["step"] == "done":
+        return JSONResponse({"response": step["turn"]["reply"]} | step["turn"], headers=headers)
+    if step and step["step"] == "failed":
+        code = step["code"]
+        if code in OURS:
+            return JSONResponse(problem(code, request.headers), headers=headers)
+        if code == "internal":
+            return JSONResponse(problem(code, request.headers), 500, headers)
+        return JSONResponse(problem(code, request.headers), 503, headers | {"Retry-After": "5"})
+    return JSONResponse(problem("network", request.headers), 503, headers | {"Retry-After": "1"})
+
+
+async def _events(running: Running, request: Request) -> AsyncIterator[str]:
+    async with aclosing(running.steps(request)) as steps:
+        async for step in steps:
+            name = step["step"]
+            if name == "token":
+                yield _event(name, {"text": step["text"]})
+            elif name in EVENTS:
+                yield _event(name, step[EVENTS[name]])
+            else:
+                yield _event("error", problem(str(step.get("code", name)), request.headers))
+
+
+def _event(name: str, data: Any) -> str:
+    return f"event: {name}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n"
+
+
+def _add_session(app: FastAPI, desk: Desk) -> None:
+    known = Annotated[Visitor, Depends(desk.known)]
+    problems = schema.PROBLEMS | schema.MISSING
+
+    @app.get("/api/session", response_model=schema.SessionState, responses=schema.PROBLEMS)
+    def state(request: Request) -> Any:
+        """The visitor's chat; an empty one for somebody new."""
+        return desk.state(desk.visitor(request), request)
+
+    @app.post("/api/session", response_model=schema.SessionState, responses=problems)
+    def new(request: Request, wish: schema.NewChat) -> Response:
+        """Begin a new conversation."""
+        headers: dict[str, str] = {}
+        visitor = desk.admitted(request, headers)
+        with visitor.alone(patience=5) as chat:
+            try:
+                chat.renew(desk.sign_in(request, wish.customer or chat.customer_id))
+            except CustomerUnknown:
+                return JSONResponse(problem("CustomerUnknown", request.headers), 404, headers)
+        return JSONResponse(desk.state(visitor, request), headers=headers)
+
+    @app.post("/api/session/stop", response_model=schema.SessionState, responses=problems)
+    def stop(request: Request, visitor: known) -> Any:
+        """End the answer under way, and return the chat once it has ended."""
+        if visitor.stop:
+            visitor.stop.set()
+        with visitor.alone(patience=5):
+            return desk.state(visitor, request)
+
+    @app.post("/api/session/undo", response_model=schema.TakenBack, responses=problems)
+    def undo(request: Request, visitor: known, wish: schema.TakeBack) -> Any:
+        """Take the last message back. What it wrote to the order system stays, and a notice in the chat says so."""
+        with visitor.alone(patience=5) as chat:
+            text = chat.again() if wish.again else chat.undo()
+            return desk.state(visitor, request) | {"text": text}
+
+    @app.post("/api/session/rate", response_model=schema.SessionState, responses=problems)
+    def rate(request: Request, visitor: known, thumbs: schema.Thumbs) -> Any:
+        """Rate one answer."""
+        with visitor.alone(patience=5) as chat:
+            chat.rate(thumbs.id, thumbs.rating)
+            return desk.state(visitor, request)
+
+    @app.get(
+        "/api/session/export",
+        responses=problems
+        | {200: {"content": {kind: {} for kind in FORMATS.values()}, "description": "The chat as a file."}},
+    )
+    def export(request: Request, visitor: known, form: Literal["json", "markdown"] = "markdown") -> Response:
+        """The chat with the reasons for each answer."""
+        text = exported(visitor.chat, form, visitor_language(request.headers))
+        name = "chat.json" if form == "json" else "chat.md"
+        return Response(
+            text, media_type=FORMATS[form], headers={"Content-Disposition": f'attachment; filename="{name}"'}
+        )
+
+
+def _add_health(app: FastAPI, desk: Desk) -> None:
+    @app.get(
+        "/health",
+        response_model=schema.Healthy,
+        responses={400: schema.PROBLEMS[400], 503: {"model": schema.Unhealthy}},
+    )
+    def health() -> Response:
+        """200 only when the engine has just generated a token."""
+        reason, versions = desk.health.reason(), desk.health.versions()
+        if reason:
+            return JSONResponse(
+                {"status": "unavailable", "reason": reason, "versions": versions}, 503, {"Retry-After": "5"}
+            )
+        return JSONResponse({"status": "ok", "versions": versions})
+
+
+def _add_errors(app: FastAPI) -> None:
+    """Every error in the shape of an answer; none shows an exception's text."""
+
+    @app.exception_handler(Refused)
+    def refused(request: Request, error: Refused) -> Response:
+        headers = {"Retry-After": str(error.retry_after)} if error.retry_after else None
+        return JSONResponse(problem(error.code, request.headers), error.status, headers)
+
+    @app.exception_handler(RequestValidationError)
+    def invalid(request: Request, error: RequestValidationError) -> Response:
+        return JSONResponse(problem("invalid", request.headers), 422)
+
+    @app.exception_handler(MessageUnknown)
+    @app.exception_handler(NothingToTakeBack)
+    def missing(request: Request, error: Exception) -> Response:
+        return JSONResponse(problem("not_found", request.headers), 404)
+
+    @app.exception_handler(HTTPException)
+    def http(request: Request, error: HTTPException) -> Response:
+        code = "invalid" if error.status_code < 500 else "internal"
+        return JSONResponse(problem(code, request.headers), error.status_code, error.headers)
+
+    @app.exception_handler(Exception)
+    def broken(request: Request, error: Exception) -> Response:
+        return JSONResponse(problem("internal", request.headers), 500)

@@ -1,0 +1,139 @@
+// The page's way to the server: the front end of the notebook, with HTTP in place of the widget's channel.
+import { createChat } from "/static/chat.js";
+
+const words = await (await fetch("/static/words.json")).json();
+let underWay = null; // the AbortController of the answer that is being read
+let unsent = null; // a message that never reached the server: shown with its error, and kept on this side only
+let unsentCount = 0;
+let shown = { messages: [], info: { customer: "", customers: [], busy: false, engine: { ok: false, model: "" } } }; // the server's last word
+
+const host = {
+  kind: "page",
+  words,
+  language: localStorage.getItem("csproto-language") || "",
+  setLanguage: (language) => localStorage.setItem("csproto-language", language),
+  send: (command) => carryOut(command).catch(() => fail("network")),
+};
+const chat = createChat(document.getElementById("chat"), host);
+await refresh();
+
+async function carryOut(command) {
+  if (command.type === "send") await ask(command.text);
+  else if (command.type === "retry") await askAgain(true);
+  else if (command.type === "edit") await askAgain(false, command.text);
+  else if (command.type === "undo") await takeBack(false);
+  else if (command.type === "stop") await stop();
+  else if (command.type === "rate") show(await call("/api/session/rate", { id: command.id, rating: command.rating }));
+  else if (command.type === "new") show(await call("/api/session", { customer: command.customer ?? null }));
+  else if (command.type === "check") await refresh();
+  else if (command.type === "export") await download(command.form);
+}
+
+async function call(path, body) {
+  const response = await fetch(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
+  if (response.ok) return response.json();
+  fail((await response.json()).error);
+  return null;
+}
+
+async function refresh() {
+  if (underWay) return;
+  const response = await fetch("/api/session").catch(() => null);
+  if (response?.ok && !underWay) show(await response.json());
+  else if (!response) show({ ...shown, info: { ...shown.info, engine: { ...shown.info.engine, ok: false } } });
+}
+
+function show(state) {
+  if (!state) return;
+  shown = state;
+  chat.receive({ type: "snapshot", message: null });
+  chat.receive({ type: "messages", messages: unsent ? [...state.messages, unsent] : state.messages });
+  chat.receive({ type: "info", info: state.info });
+  chat.receive({ type: "settled" });
+}
+
+function fail(code) {
+  chat.receive({ type: "problem", code });
+}
+
+async function takeBack(again) {
+  if (unsent) {
+    const { text } = unsent;
+    unsent = null;
+    await refresh();
+    return text;
+  }
+  const state = await call("/api/session/undo", { again });
+  show(state);
+  return state?.text;
+}
+
+async function askAgain(again, text = null) {
+  const before = await takeBack(again);
+  if (before !== undefined) await ask(text ?? before);
+}
+
+async function ask(text) {
+  const mine = new AbortController();
+  underWay = mine;
+  unsent = null;
+  const message = { kind: "turn", id: `unsent${(unsentCount += 1)}`, at: new Date().toISOString(), text, state: "running", triage: null, parts: [], reply: "", usage: null, error: null, rating: 0 };
+  const fails = (code) => { unsent = { ...message, state: "failed", error: { code, reason: "" } }; };
+  try {
+    const response = await fetch("/api/chat/stream", {
+      method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ input: text }), signal: mine.signal,
+    });
+    if (response.ok) await read(response, message);
+    else fails((await response.json()).error);
+  } catch {
+    if (!mine.signal.aborted) fails("network");
+  } finally {
+    if (underWay === mine) {
+      underWay = null;
+      await refresh();
+    }
+  }
+}
+
+async function read(response, message) {
+  message.id = response.headers.get("X-Message-Id") || message.id;
+  const step = (step) => chat.receive({ type: "step", step });
+  step({ step: "start", message });
+  for await (const event of events(response.body)) step(stepOf(event));
+}
+
+function stepOf({ event, data }) {
+  if (event === "decision") return { step: "decision", part: data };
+  if (event === "triage") return { step: "triage", triage: data };
+  if (event === "token") return { step: "token", text: data.text };
+  if (event === "done") return { step: "done", turn: data };
+  return data.error === "stopped" ? { step: "stopped" } : { step: "failed", code: data.error, reason: "" };
+}
+
+async function* events(body) {
+  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (let { value, done } = await reader.read(); !done; { value, done } = await reader.read()) {
+    const blocks = (rest + value).split("\n\n");
+    rest = blocks.pop();
+    for (const block of blocks) {
+      const [, event, data] = block.match(/^event: (\w+)\ndata: (.*)$/s);
+      yield { event, data: JSON.parse(data) };
+    }
+  }
+}
+
+async function stop() {
+  underWay?.abort();
+  underWay = null;
+  const response = await fetch("/api/session/stop", { method: "POST", headers: { "Content-Type": "application/json" }, body: "{}" });
+  if (response.ok) show(await response.json());
+  else await refresh(); // stopped before the server knew of us: there is nothing to stop
+}
+
+async function download(form) {
+  const response = await fetch(`/api/session/export?form=${form}`);
+  if (!response.ok) return fail((await response.json()).error);
+  const name = form === "json" ? "chat.json" : "chat.md";
+  return chat.receive({ type: "file", name, mime: response.headers.get("Content-Type"), text: await response.text() });
+}

@@ -1,0 +1,104 @@
+"""Visitors: a signed cookie for each, and the chat that belongs to it, bounded in number and age."""
+
+import hashlib
+import hmac
+import secrets
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from csproto.endpoint import StopSignal
+from csproto.panel.session import ChatSession
+from csproto.web.limits import Limits, Refused
+
+COOKIE = "csproto_session"
+
+
+class Signer:
+    """Signs cookies with a key of this process: sessions live in memory, so no cookie needs to outlive it."""
+
+    def __init__(self) -> None:
+        self._key = secrets.token_bytes(32)
+
+    def sign(self, name: str) -> str:
+        """The cookie's value for a session."""
+        return f"{name}.{self._seal(name)}"
+
+    def read(self, cookie: str | None) -> str | None:
+        """The session a cookie names, or None when it was not made here."""
+        name, _, seal = (cookie or "").rpartition(".")
+        return name if name and hmac.compare_digest(seal.encode(), self._seal(name).encode()) else None
+
+    def _seal(self, name: str) -> str:
+        return hmac.new(self._key, name.encode(), hashlib.sha256).hexdigest()
+
+
+class Visitor:
+    """One visitor's chat. One request works on it at a time."""
+
+    def __init__(self, name: str, chat: ChatSession) -> None:
+        self.name, self.chat = name, chat
+        self.seen_at = time.monotonic()
+        self.stop: StopSignal | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request works on the chat now."""
+        return self._lock.locked()
+
+    @contextmanager
+    def alone(self, patience: float = 0.0) -> Iterator[ChatSession]:
+        """The chat, for this request alone. Raises Refused(429) when another one still has it after `patience` seconds."""
+        if not self._lock.acquire(timeout=patience):
+            raise Refused(429, "busy", retry_after=1)
+        try:
+            yield self.chat
+        finally:
+            self._lock.release()
+
+
+class Visitors:
+    """All chats, the longest unused first."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits, self._signer = limits, Signer()
+        self._all: OrderedDict[str, Visitor] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def find(self, cookie: str | None) -> Visitor | None:
+        """The visitor with this cookie, unless it is forged or too old."""
+        name = self._signer.read(cookie)
+        with self._lock:
+            self._forget_old()
+            visitor = self._all.get(name) if name else None
+            if visitor:
+                visitor.seen_at = time.monotonic()
+                self._all.move_to_end(visitor.name)
+            return visitor
+
+    def add(self, chat: ChatSession) -> tuple[Visitor, str]:
+        """A new visitor, and its cookie. The one unused for longest makes room. Raises Refused(503) when all are busy."""
+        visitor = Visitor(secrets.token_urlsafe(18), chat)
+        with self._lock:
+            self._forget_old()
+            if len(self._all) >= self._limits.sessions:
+                idle = next((name for name, other in self._all.items() if not other.busy), None)
+                if idle is None:
+                    raise Refused(503, "EngineBusy", retry_after=5)
+                del self._all[idle]
+            self._all[visitor.name] = visitor
+        return visitor, self._signer.sign(visitor.name)
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def _forget_old(self) -> None:
+        limit = time.monotonic() - self._limits.session_age
+        for name, visitor in list(self._all.items()):
+            if visitor.seen_at > limit:
+                break
+            if not visitor.busy:
+                del self._all[name]
