@@ -27,6 +27,7 @@ from csproto.server import NoServer
 from csproto.store import Audit, ConversationRow, Ticket
 
 DEAD = "http://127.0.0.1:9"  # nobody listens on the discard port
+HUMAN = "I want to talk to a human agent"  # a message that writes a ticket each time
 
 
 class Listener:
@@ -271,7 +272,7 @@ def test_a_stop_before_the_message_has_its_turn_counts_too(make_assistant) -> No
 def test_undo_puts_the_conversation_back_and_says_what_stays(panel, engine) -> None:
     panel.send("你好")
     before = copy.deepcopy(panel.chat._conversation)
-    panel.send("转人工")
+    panel.send(HUMAN)
     assert tickets(engine, "handoff") == 1
     panel.undo()
     after = panel.chat._conversation
@@ -286,21 +287,21 @@ def test_undo_puts_the_conversation_back_and_says_what_stays(panel, engine) -> N
 
 
 def test_a_write_after_undo_is_a_new_one_and_after_retry_the_same(panel, engine) -> None:
-    panel.send("转人工")
+    panel.send(HUMAN)
     panel.retry()
     assert tickets(engine, "handoff") == 1
     panel.undo()
-    panel.send("转人工")
+    panel.send(HUMAN)
     assert tickets(engine, "handoff") == 2
     assert len(audit(engine, "handoff")) == 2
 
 
 def test_no_key_is_used_twice_when_an_older_message_is_repeated(panel, engine) -> None:
-    panel.send("转人工")
-    panel.send("转人工")
+    panel.send(HUMAN)
+    panel.send(HUMAN)
     panel.undo()
     panel.retry()
-    panel.send("转人工")
+    panel.send(HUMAN)
     assert tickets(engine, "handoff") == 3
     numbers = [int(key.split(":")[1]) for key in audit(engine, "handoff")]
     assert len(set(numbers)) == len(numbers)
@@ -308,7 +309,7 @@ def test_no_key_is_used_twice_when_an_older_message_is_repeated(panel, engine) -
 
 def test_edit_replaces_the_last_message(panel) -> None:
     panel.send("你好")
-    panel.send("转人工")
+    panel.send(HUMAN)
     panel.edit("我的订单到哪了?")
     assert [m["text"] for m in panel.messages if m["kind"] == "turn"] == ["你好", "我的订单到哪了?"]
     said = [m.content for m in panel.chat._conversation.transcript if m.role == "user"]

@@ -60,7 +60,8 @@ class Triage(BaseModel):
 
     intent: Intent
     act: Act = Act.ASK
-    order_id: Annotated[str, BeforeValidator(canonical_order_id), Field(pattern=r"^[0-9A-Z]{0,24}$")] = ""
+    # The model copies the id as it was typed; what code sees is its canonical form.
+    order_id: Annotated[str, BeforeValidator(canonical_order_id), Field(pattern=r"^[0-9A-Za-z -]{0,32}$")] = ""
     reason: Annotated[str, Field(max_length=60)] = ""
     address: Annotated[str, Field(max_length=120)] = ""
     more: Annotated[list[Intent], Field(max_length=3)] = []

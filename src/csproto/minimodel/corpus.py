@@ -11,13 +11,14 @@ from csproto import wording
 from csproto.demo import CARRIERS
 from csproto.dialogue import DialogueState, decide, further_wishes
 from csproto.minimodel.seeds import seeds
-from csproto.minimodel.utterances import Speaker, order_number
+from csproto.minimodel.utterances import Speaker, Utterance, order_number
 from csproto.orders import CustomerFacts, OrderView, Write
 from csproto.policy import Decision
 from csproto.reply import brief
-from csproto.transcript import MINI_PROMPT, Role
+from csproto.transcript import MINI_PROMPT, Role, clean
 from csproto.triage import Act, Intent, Triage
 
+OPENING_ONLY = 0.75  # the share of samples that end after the first triage: understanding takes the most practice per token
 CATEGORIES = ("clothing", "home", "electronics", "clothing", "home", "electronics", "fresh", "custom", "digital")
 GREETING = re.compile(
     r"^(?:你好|您好|在吗|在么|在不|亲|hi|hello|hey|good (?:morning|evening|afternoon)|哈喽|早上好|下午好|晚上好|有人)",
@@ -63,6 +64,9 @@ class _Dialogue:
         self.speaker = Speaker(self.language, pick, self._number)
 
     def transcript(self) -> list[Piece]:
+        if self.pick.random() < OPENING_ONLY:
+            said = self._message()
+            return [*self.pieces, Piece("user", said.text), Piece("assistant", said.to_wire(), learn=True)]
         turns = self.pick.choices((1, 2, 3, 4, 5, 7), (30, 20, 20, 15, 10, 5))[0]
         for _ in range(turns):
             self._turn()
@@ -71,9 +75,10 @@ class _Dialogue:
     # -- what the customer says next
 
     def _turn(self) -> None:
-        text, triage = self._message()
+        said = self._message()
+        text, triage = said.text, said.triage
         language = wording.language_of(text, self.language)
-        self.pieces += [Piece("user", text), Piece("assistant", triage.to_wire(), learn=True)]
+        self.pieces += [Piece("user", text), Piece("assistant", said.to_wire(), learn=True)]
         had_question, wishes, first = self.state.waiting, [triage], True
         while wishes:
             decision = self._decided(wishes.pop(0))
@@ -87,7 +92,7 @@ class _Dialogue:
             note = self._note(had_question, first_decision, language) if last else ""
             self.pieces.append(Piece("assistant", reply, learn=True, more=note))
 
-    def _message(self) -> tuple[str, Triage]:
+    def _message(self) -> Utterance:
         if wish := self.state.open_wish:
             return self._answer(wish.intent)
         pick, speaker = self.pick, self.speaker
@@ -126,9 +131,9 @@ class _Dialogue:
                 return speaker.listed(
                     pick.choice(("correct_order", "correct_order", "correct_other")), last.intent, Act.CORRECT
                 )
-        return speaker.wish(self._intent())
+        return speaker.wish(self._intent(), with_order=True if pick.random() < 0.25 else None)
 
-    def _answer(self, intent: Intent) -> tuple[str, Triage]:
+    def _answer(self, intent: Intent) -> Utterance:
         """What customers do with an open question: mostly answer it."""
         pick, speaker, waiting = self.pick, self.speaker, self.state.waiting
         chance = pick.random()
@@ -148,11 +153,11 @@ class _Dialogue:
             return speaker.wish(Intent.OTHER, with_order=False)
         return speaker.wish(self._intent(), with_order=None if pick.random() < 0.4 else False)
 
-    def _unasked(self, name: str, act: Act) -> tuple[str, Triage]:
+    def _unasked(self, name: str, act: Act) -> Utterance:
         """A yes or no to nothing; lines that are plain small talk elsewhere stay small talk."""
         plain = set(seeds(self.language)["other"])
         lines = [line for line in seeds(self.language)[name] if line not in plain and "{" not in line]
-        return self.pick.choice(lines), Triage(intent=Intent.OTHER, act=act)
+        return Utterance(clean(self.pick.choice(lines)), Triage(intent=Intent.OTHER, act=act))
 
     def _intent(self) -> Intent:
         return self.pick.choice([i for i in Intent if i is not Intent.OTHER])

@@ -1,4 +1,4 @@
-"""The mini model's own byte-level BPE: every text is representable, digits stand alone, and the fixed parts of the wire formats are one token each."""
+"""The mini model's own byte-level BPE: every text is representable, digits come in threes so that a number is copied in few steps, and the fixed parts of the wire formats are one token each."""
 
 import json
 from pathlib import Path
@@ -11,12 +11,12 @@ from csproto.policy import ACTIONS, RULE_IDS
 from csproto.settings import DATA
 from csproto.triage import Act, Intent
 
-VOCABULARY = 6144
+VOCABULARY = 7168
 LONGEST_TOKEN = 12  # in bytes: four Chinese characters; longer ones would read whole phrases and generalise badly
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 END = SPECIAL[2]
-# Letters, Chinese, single digits, other marks; spaces go with the word after them.
-SPLIT = Regex(r" ?[A-Za-z]+|\d|[\u3400-\u9fff]+|\n|\s+(?!\S)| ?[^\sA-Za-z\d\u3400-\u9fff]|\s+")
+# Letters, Chinese, digits in threes, other marks; spaces go with the word after them.
+SPLIT = Regex(r" ?[A-Za-z]+|\d{1,3}|[\u3400-\u9fff]+|\n|\s+(?!\S)| ?[^\sA-Za-z\d\u3400-\u9fff]|\s+")
 CHAT_TEMPLATE = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 FACT_KEYS = (
     "order",
@@ -76,7 +76,8 @@ def _texts() -> list[str]:
         for text in rule[language]
     ]
     common = [c for language in ("zh", "en") for c in seeds(language)["items"]]
-    return all_lines() + wordings * 3 + common
+    numbers = [f"{n:03d}" for n in range(1000)] * 200  # often enough that every one becomes a token
+    return all_lines() + wordings * 3 + common + numbers
 
 
 def save(tokenizer: Tokenizer, folder: Path) -> None:

@@ -23,7 +23,7 @@ from csproto.minimodel.corpus import Piece, conversations
 logger = logging.getLogger(__name__)
 
 USER_WEIGHT = 0.15  # the loss on customers' words: they teach the language, though the model never has to write them
-CHUNK = 384  # conversations generated, sorted by length and batched together
+CHUNK = 1_024  # conversations generated, sorted by length and batched together
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Recipe:
     heads: int = 6
     kv_heads: int = 2
     intermediate: int = 1024
-    tokens: int = 9_000_000
+    tokens: int = 24_000_000
     batch_tokens: int = 4_096
     learning_rate: float = 1.3e-3
     warmup: float = 0.02  # shares of the whole run
@@ -168,7 +168,7 @@ class Training:
         for chunk, ids, weights in batches(self.recipe, self.tokenizer, self.chunk):
             if self.tokens >= self.recipe.tokens:
                 break
-            if chunk != self.chunk and chunk % 4 == 0:
+            if chunk != self.chunk and chunk % 6 == 0:
                 self.save(chunk)
             self.chunk, self.seconds = chunk, time.time() - began
             for group in self.optimizer.param_groups:

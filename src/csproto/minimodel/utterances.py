@@ -4,11 +4,12 @@ import random
 import re
 import string
 from collections.abc import Callable
+from typing import NamedTuple
 
 from csproto.minimodel.noise import dress, roughen
 from csproto.minimodel.seeds import seeds
 from csproto.transcript import clean
-from csproto.triage import Act, Intent, Triage, canonical_order_id
+from csproto.triage import Act, Intent, Triage
 
 REASONS = {
     Intent.RETURN_EXCHANGE: "reasons_return",
@@ -55,6 +56,19 @@ def as_typed(order_id: str, pick: random.Random) -> str:
     return "# " + order_id
 
 
+class Utterance(NamedTuple):
+    """A message, its honest triage, and the order id as it stands in the text (which is what the model copies)."""
+
+    text: str
+    triage: Triage
+    typed_id: str = ""
+
+    def to_wire(self) -> str:
+        """The JSON the model has to write for it."""
+        wire = self.triage.to_wire()
+        return wire.replace(f'"order_id":"{self.triage.order_id}"', f'"order_id":"{self.typed_id}"')
+
+
 class Speaker:
     """One customer's way of writing. `number` gives the next order id to be mentioned."""
 
@@ -62,7 +76,7 @@ class Speaker:
         self.language, self.pick, self.number = language, pick, number
         self.lists = seeds(language)
 
-    def wish(self, intent: Intent, with_order: bool | None = None) -> tuple[str, Triage]:
+    def wish(self, intent: Intent, with_order: bool | None = None) -> Utterance:
         """A message with one wish; `with_order` False asks for a seed that names no order."""
         seed = self._seed(intent, with_order)
         if self.pick.random() < 0.08:  # several pieces: two ways of saying it, or something before it
@@ -71,11 +85,11 @@ class Speaker:
                 seed = self.pick.choice((" ", "\n", ",")).join((other, seed))
         return self._spoken(seed, intent)
 
-    def listed(self, name: str, intent: Intent, act: Act = Act.ASK) -> tuple[str, Triage]:
+    def listed(self, name: str, intent: Intent, act: Act = Act.ASK) -> Utterance:
         """A message from one of the lists beside the intents, such as `confirm` or `give_order`."""
         return self._spoken(self.pick.choice(self.lists[name]), intent, act, plain=name == "order_card")
 
-    def two_wishes(self) -> tuple[str, Triage]:
+    def two_wishes(self) -> Utterance:
         """A message with two or three wishes; the further ones go to `more`."""
         if self.pick.random() < 0.5:
             label, seed = self.pick.choice(self.lists["two_wishes"]).split("\t")
@@ -93,14 +107,14 @@ class Speaker:
                 .replace("{address}", "")
             )
             seed, more = self._seed(first, None) + joint + second_seed, [second]
-        text, triage = self._spoken(seed, first, plain=True)
-        return text, triage.model_copy(update={"more": more})
+        said = self._spoken(seed, first, plain=True)
+        return said._replace(triage=said.triage.model_copy(update={"more": more}))
 
-    def hostile(self) -> tuple[str, Triage]:
+    def hostile(self) -> Utterance:
         """An attempt to bend the assistant, with the label of its honest wish."""
         intent, text = self.pick.choice(self.lists["hostile"]).split("\t")
         text, order_id = self._filled_plainly(text)
-        return clean(text), Triage(intent=Intent(intent), order_id=order_id)
+        return Utterance(clean(text), Triage(intent=Intent(intent), order_id=order_id), order_id)
 
     # -- inside
 
@@ -113,7 +127,7 @@ class Speaker:
                 return line
         return line
 
-    def _spoken(self, seed: str, intent: Intent, act: Act = Act.ASK, plain: bool = False) -> tuple[str, Triage]:
+    def _spoken(self, seed: str, intent: Intent, act: Act = Act.ASK, plain: bool = False) -> Utterance:
         kept: list[str] = []
         slots = {"order": "", "reason": "", "address": ""}
 
@@ -134,13 +148,14 @@ class Speaker:
             text = dress(roughen(text, tuple(kept), self.language, self.pick), self.language, self.pick)
         reason = slots["reason"] if intent in REASONS else ""
         address = slots["address"] if intent is Intent.CHANGE_ADDRESS else ""
-        return clean(text), Triage(
+        triage = Triage(
             intent=intent,
             act=act,
-            order_id=canonical_order_id(slots["order"]),
+            order_id=slots["order"],
             reason=_slot(reason, 60),
             address=_slot(address, 120),
         )
+        return Utterance(clean(text), triage, re.sub(r"^(?:#|No\.)\s*", "", clean(slots["order"])))
 
     def _filled_plainly(self, text: str) -> tuple[str, str]:
         order_id = self.number() if "{order}" in text else ""

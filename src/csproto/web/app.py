@@ -146,13 +146,7 @@ def _add_chat(app: FastAPI, desk: Desk) -> None:
     @app.post(
         "/api/chat/stream",
         response_class=StreamingResponse,
-        responses=schema.PROBLEMS
-        | {
-            200: {
-                "content": {"text/event-stream": {"schema": {"type": "string"}}},
-                "description": "Server-sent events.",
-            }
-        },
+        responses=schema.PROBLEMS | {200: schema.EVENTS},
     )
     async def stream(request: Request, question: schema.Question) -> Response:
         """Answer one message step by step: events `triage`, `decision`, `token`, and at the end `done` or `error`. `X-Message-Id` names it."""

@@ -90,3 +90,18 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     503: {"model": Problem, "description": "The engine is down or busy. `Retry-After` says how many seconds to wait."},
 }
 MISSING: dict[int | str, dict[str, Any]] = {404: {"model": Problem, "description": "No such chat or message."}}
+EVENTS: dict[str, Any] = {
+    "description": "Server-sent events; `data` is JSON.",
+    "content": {
+        "text/event-stream": {
+            "schema": {
+                "type": "object",
+                "required": ["event", "data"],
+                "properties": {
+                    "event": {"enum": ["triage", "decision", "token", "done", "error"]},
+                    "data": {"type": "string"},
+                },
+            }
+        }
+    },
+}

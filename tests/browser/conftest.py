@@ -1,0 +1,238 @@
+"""Real headless Chromium, a real JupyterLab and the real page, offline but for loopback.
+
+JupyterLab is started the way its own browser tests start it, which turns authentication off: for tests only.
+"""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from csproto.server import free_port
+
+SCREENSHOTS = Path(__file__).resolve().parents[2] / "build" / "screenshots"
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+FLAGS = """--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync
+    --disable-dev-shm-usage""".split()
+CONFIG = """
+from jupyterlab.galata import configure_jupyter_server
+configure_jupyter_server(c)
+c.ServerApp.allow_root = True
+c.ServerApp.ip = "127.0.0.1"
+c.ServerApp.port = {port}
+c.ServerApp.root_dir = {root!r}
+c.LabServerApp.user_settings_dir = {settings!r}
+"""
+
+
+class Gate:
+    """A way to the engine that can be shut: whoever uses it sees the engine go and come back, and no other test does."""
+
+    def __init__(self, target: str) -> None:
+        parts = urlsplit(target)
+        self._target = (parts.hostname, parts.port)
+        self._pairs: set[socket.socket] = set()
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.open()
+
+    def open(self) -> None:
+        self._door = socket.create_server(("127.0.0.1", self.port))
+        threading.Thread(target=self._admit, args=(self._door,), daemon=True).start()
+
+    def shut(self) -> None:
+        with suppress(OSError):
+            self._door.shutdown(socket.SHUT_RDWR)
+        self._door.close()
+        for end in list(self._pairs):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+        self._pairs.clear()
+
+    def _admit(self, door: socket.socket) -> None:
+        with suppress(OSError):
+            while True:
+                near = door.accept()[0]
+                far = socket.create_connection(self._target)
+                self._pairs |= {near, far}
+                for a, b in ((near, far), (far, near)):
+                    threading.Thread(target=self._carry, args=(a, b), daemon=True).start()
+
+    def _carry(self, source: socket.socket, sink: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                sink.sendall(data)
+        for end in (source, sink):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.fixture(scope="session")
+def gate(server: tuple[str, str | None]) -> Iterator[Gate]:
+    gate = Gate(server[0])
+    yield gate
+    gate.shut()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    if not CHROMIUM:
+        pytest.skip("no Chromium: install it with `apt-get install chromium fonts-noto-cjk`, or name it in CHROMIUM")
+    api = pytest.importorskip("playwright.sync_api", reason="no Python Playwright: `make setup` installs it")
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="session")
+def screenshots() -> Path:
+    """Where pictures are kept as artifacts."""
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    return SCREENSHOTS
+
+
+@pytest.fixture
+def new_page(browser) -> Iterator[Callable[..., Any]]:
+    """A page in a context of its own; it notes errors, and requests that leave the machine."""
+    contexts = []
+
+    def make(viewport: tuple[int, int] = (1000, 800), **options: Any) -> Any:
+        context = browser.new_context(viewport={"width": viewport[0], "height": viewport[1]}, **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(30_000)
+        page.failures, page.external = [], []
+        page.on("pageerror", lambda error: page.failures.append(str(error)))
+        page.on(
+            "console",
+            lambda message: page.failures.append(message.text) if "Content Security" in message.text else None,
+        )
+        page.on("request", lambda request: page.external.append(request.url) if is_external(request.url) else None)
+        return page
+
+    yield make
+    for context in contexts:
+        context.close()
+
+
+def is_external(url: str) -> bool:
+    return urlsplit(url).scheme in ("http", "https", "ws", "wss") and urlsplit(url).hostname != "127.0.0.1"
+
+
+@pytest.fixture
+def site(gate: Gate, server, engine) -> Iterator[SimpleNamespace]:
+    """The real page over the real assistant, in this process, so that a test can slow the order system down."""
+    import uvicorn
+
+    from csproto.assistant import Assistant
+    from csproto.endpoint import Endpoint
+    from csproto.orders import Faults, OrderApi
+    from csproto.web.app import create_app
+    from csproto.web.limits import Limits
+
+    assistant = Assistant(Endpoint(gate.url, server[1]), OrderApi(engine, Faults(), budget=10.0))
+    port = free_port()
+    app = create_app(assistant, limits=Limits(burst=10_000, per_minute=10_000))
+    running = uvicorn.Server(uvicorn.Config(app, port=port, log_level="error"))
+    thread = threading.Thread(target=running.run, daemon=True)
+    thread.start()
+    while not running.started:
+        time.sleep(0.02)
+    yield SimpleNamespace(url=f"http://127.0.0.1:{port}", assistant=assistant, engine=engine, gate=gate)
+    running.should_exit = running.force_exit = True
+    thread.join(10)
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory: pytest.TempPathFactory, browser, gate: Gate, server) -> Iterator[SimpleNamespace]:
+    """JupyterLab whose kernels reach the engine through the gate."""
+    pytest.importorskip("jupyterlab", reason="no JupyterLab: `make setup` installs it")
+    folder = tmp_path_factory.mktemp("lab")
+    root, settings, port = folder / "root", folder / "settings", free_port()
+    notifications = settings / "@jupyterlab" / "apputils-extension"
+    for path in (root, notifications):
+        path.mkdir(parents=True)
+    (notifications / "notification.jupyterlab-settings").write_text('{"fetchNews": "false", "checkForUpdates": false}')
+    config = folder / "jupyter_server_config.py"
+    config.write_text(CONFIG.format(port=port, root=str(root), settings=str(settings)))
+    environment = os.environ | {
+        "JUPYTER_CONFIG_DIR": str(folder / "config"),
+        "JUPYTER_RUNTIME_DIR": str(folder / "runtime"),
+        "IPYTHONDIR": str(folder / "ipython"),
+        "CSPROTO_BASE_URL": gate.url,
+        "CSPROTO_DB": f"sqlite:///{folder / 'shop.db'}",
+    }
+    if server[1]:
+        environment["CSPROTO_API_KEY"] = server[1]
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "jupyterlab", "--config", str(config)],
+            env=environment,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    url = f"http://127.0.0.1:{port}"
+    deadline = time.monotonic() + 120
+    while not reachable(f"{url}/api/status"):
+        assert process.poll() is None, (folder / "log").read_text()[-2000:]
+        assert time.monotonic() < deadline, "JupyterLab was not ready after 120 s"
+        time.sleep(0.25)
+    yield SimpleNamespace(url=url, root=root, gate=gate)
+    process.terminate()
+    process.wait(20)
+
+
+def reachable(url: str) -> bool:
+    with suppress(OSError):
+        return urllib.request.urlopen(url, timeout=2).status == 200
+    return False
+
+
+@pytest.fixture
+def open_notebook(lab, new_page) -> Iterator[Callable[..., Any]]:
+    """Open a notebook with these cells and run them all."""
+    import nbformat
+
+    def open_(name: str, *cells: str, theme: str = "JupyterLab Light", **options: Any) -> Any:
+        notebook = nbformat.v4.new_notebook(
+            cells=[nbformat.v4.new_code_cell(cell) for cell in cells],
+            metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}},
+        )
+        nbformat.write(notebook, lab.root / f"{name}.ipynb")
+        page = new_page(**options)
+        page.set_default_timeout(120_000)
+        page.goto(f"{lab.url}/lab/tree/{name}.ipynb?reset")
+        wait_for_kernel(page)
+        run = "t => window.jupyterapp.commands.execute('apputils:change-theme', {theme: t})"
+        page.evaluate(run, theme)
+        page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells') }")
+        return page
+
+    yield open_
+    for kernel in json.load(urllib.request.urlopen(f"{lab.url}/api/kernels")):
+        urllib.request.urlopen(urllib.request.Request(f"{lab.url}/api/kernels/{kernel['id']}", method="DELETE"))
+
+
+@pytest.fixture
+def kernel_idle() -> Callable[[Any], None]:
+    return wait_for_kernel
+
+
+def wait_for_kernel(page: Any) -> None:
+    page.wait_for_function(
+        "() => window.jupyterapp?.shell?.currentWidget?.context?.sessionContext?.session?.kernel?.status === 'idle'"
+    )

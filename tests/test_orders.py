@@ -1,0 +1,465 @@
+"""The order store: done once, only for its owner, and honest about failure. On SQLite, and on PostgreSQL where one is installed."""
+
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from threading import Barrier
+
+import pytest
+from conftest import NOW
+from sqlalchemy import func, select
+from sqlalchemy.engine import Engine
+from sqlalchemy.orm import Session
+from test_dialogue import applied
+
+from csproto import demo
+from csproto.conversation import Conversation, ConversationUnknown, resume
+from csproto.dialogue import DialogueState
+from csproto.orders import AUDIT_DETAIL, CustomerUnknown, Faults, OrderApi, OrderSystemDown, Write
+from csproto.policy import Wish
+from csproto.store import Audit, Base, ConversationRow, Customer, Order, Ticket, open_engine
+from csproto.transcript import Message
+from csproto.triage import Intent
+
+# -- both databases
+
+
+def server_binaries() -> Path | None:
+    """Where PostgreSQL's own programs are, if there are any."""
+    found = shutil.which("initdb")
+    folders = [Path(found).resolve().parent] if found else []
+    folders += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    return next((f for f in folders if (f / "initdb").exists() and (f / "postgres").exists()), None)
+
+
+def unprivileged() -> tuple[list[str], pwd.struct_passwd | None]:
+    """How to run a command as somebody who may run PostgreSQL, which refuses to be root."""
+    if os.getuid() != 0:
+        return [], None
+    for name in ("postgres", "nobody"):
+        try:
+            user = pwd.getpwnam(name)
+        except KeyError:
+            continue
+        if shutil.which("setpriv"):
+            return ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"], user
+        if shutil.which("runuser"):
+            return ["runuser", "-u", name, "--"], user
+    pytest.skip("PostgreSQL refuses to run as root, and there is neither another user with setpriv nor runuser")
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[str]:
+    """URL of a private PostgreSQL cluster that listens on a socket in its own folder only."""
+    binaries = server_binaries()
+    if binaries is None:
+        pytest.skip("no PostgreSQL server (initdb, postgres) is installed")
+    pytest.importorskip("psycopg", reason="the driver psycopg is not installed")
+    prefix, user = unprivileged()
+    # Not in tmp_path: its parents are closed to the other user.
+    folder = Path(tempfile.mkdtemp(prefix="csproto-pg-"))
+    try:
+        if user:
+            os.chown(folder, user.pw_uid, user.pw_gid)
+        initdb = [
+            *prefix,
+            binaries / "initdb",
+            "-D",
+            folder / "data",
+            "-U",
+            "shop",
+            "--auth=trust",
+            "--no-sync",
+            "-E",
+            "UTF8",
+        ]
+        subprocess.run(initdb, check=True, capture_output=True, cwd=folder)
+        options = ["-k", folder, "-c", "listen_addresses=", "-c", "fsync=off"]
+        server = subprocess.Popen(
+            [*prefix, binaries / "postgres", "-D", folder / "data", *options], cwd=folder, stderr=subprocess.DEVNULL
+        )
+        try:
+            url = f"postgresql+psycopg://shop@/postgres?host={folder}"
+            wait_until_it_answers(url, server)
+            yield url
+        finally:
+            server.terminate()
+            server.wait(30)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def wait_until_it_answers(url: str, server: subprocess.Popen) -> None:
+    engine = open_engine(url)
+    for _ in range(300):
+        try:
+            engine.connect().close()
+            break
+        except Exception:
+            assert server.poll() is None, "PostgreSQL has stopped"
+            time.sleep(0.1)
+    else:
+        pytest.fail("PostgreSQL did not answer in 30 seconds")
+    engine.dispose()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
+    """The demo shop, on each database in turn."""
+    url = f"sqlite:///{tmp_path / 'shop.db'}" if request.param == "sqlite" else request.getfixturevalue("postgres")
+    engine = open_engine(url)
+    demo.fill(engine, NOW)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def api(engine: Engine) -> OrderApi:
+    return OrderApi(engine)
+
+
+def rows(engine: Engine, table: type[Base], **where: object) -> list:
+    with Session(engine, expire_on_commit=False) as session:
+        return list(session.scalars(select(table).filter_by(**where)))
+
+
+RETURN, CANCEL = Write("return", "123456", "broken"), Write("cancel", "789012")
+MOVE, INVOICE, URGE = Write("address", "789012", "5 Pine Row"), Write("invoice", "123456"), Write("urge", "789012")
+COMPLAINT = Write("complaint", "", "too slow", escalated=True)
+WRITES = [
+    RETURN,
+    CANCEL,
+    MOVE,
+    INVOICE,
+    URGE,
+    COMPLAINT,
+    Write("handoff"),
+    Write("payment", "789012", "score 0"),
+    Write("refund_overdue", "123456"),
+]
+
+
+# -- what is known
+
+
+def test_facts_are_the_customers_own_newest_first(api: OrderApi) -> None:
+    facts = api.facts("C001")
+    assert [o.id for o in facts.orders] == ["789012", "123456"]
+    assert facts.order("345678") is None
+    shirt = facts.order("123456")
+    assert (shirt.status, shirt.item, shirt.amount, shirt.delivered_at) == (
+        "delivered",
+        "纯棉衬衫",
+        19900,
+        NOW - timedelta(days=5),
+    )
+    assert facts.joined_at == NOW - timedelta(days=820)
+
+
+def test_a_customer_who_is_not_on_the_books_is_said_to_be_unknown(api: OrderApi) -> None:
+    for call in (api.known, api.facts):
+        with pytest.raises(CustomerUnknown, match="no customer C999"):
+            call("C999")
+
+
+def test_the_last_urge_ticket_of_each_order_is_known(api: OrderApi) -> None:
+    for place, now in enumerate((NOW - timedelta(days=2), NOW - timedelta(hours=1))):
+        api.write(f"k{place}", "C001", URGE, now, "urge.paid")
+    api.write("other", "C001", RETURN, NOW, "return.quality.15d")
+    assert api.facts("C001").urged_at == {"789012": NOW - timedelta(hours=1)}
+
+
+# -- writes
+
+
+@pytest.mark.parametrize("write", WRITES, ids=lambda write: write.kind)
+def test_a_write_does_what_the_rules_reckon_with_and_leaves_an_audit_row(
+    engine: Engine, api: OrderApi, write: Write
+) -> None:
+    before = api.facts("C001")
+    number = api.write("key", "C001", write, NOW, "the.rule")
+    assert api.facts("C001") == applied(before, write, NOW)
+    (audit,) = rows(engine, Audit)
+    assert (audit.key, audit.at, audit.customer_id, audit.order_id) == ("key", NOW, "C001", write.order_id)
+    assert (audit.action, audit.rule) == (write.kind, "the.rule")
+    tickets = rows(engine, Ticket)
+    if write.kind in ("cancel", "address", "invoice"):
+        assert (number, tickets, audit.detail) == (0, [], write.detail)
+    else:
+        (ticket,) = tickets
+        assert (ticket.id, ticket.kind, ticket.order_id, ticket.summary) == (
+            number,
+            write.kind,
+            write.order_id,
+            write.detail,
+        )
+        assert (ticket.escalated, ticket.closed, ticket.created_at) == (write.escalated, False, NOW)
+        assert audit.detail == f"ticket {number}"
+
+
+def test_an_address_is_changed_in_the_books(engine: Engine, api: OrderApi) -> None:
+    api.write("key", "C001", MOVE, NOW, "address.changed")
+    assert [o.address for o in rows(engine, Order, id="789012")] == ["5 Pine Row"]
+
+
+def test_an_unpaid_order_is_cancelled_without_a_refund(api: OrderApi) -> None:
+    api.write("key", "C008", Write("cancel", "800001"), NOW, "cancel.done")
+    order = api.facts("C008").order("800001")
+    assert (order.status, order.refund, order.cancelled_at) == ("cancelled", "none", NOW)
+
+
+def test_what_has_moved_on_meanwhile_is_left_alone(engine: Engine, api: OrderApi) -> None:
+    before = api.facts("C001")
+    for place, write in enumerate((Write("cancel", "123456"), Write("address", "123456", "elsewhere"))):
+        api.write(f"k{place}", "C001", write, NOW, "late")
+    assert api.facts("C001") == before
+    assert [o.address for o in rows(engine, Order, id="123456")] != ["elsewhere"]
+
+
+@pytest.mark.parametrize("write", WRITES, ids=lambda write: write.kind)
+def test_a_key_that_was_seen_changes_nothing(engine: Engine, api: OrderApi, write: Write) -> None:
+    number = api.write("key", "C001", write, NOW, "rule")
+    facts, later = api.facts("C001"), NOW + timedelta(hours=1)
+    again = api.write("key", "C001", replace(write, detail="another"), later, "rule")
+    assert again == number
+    assert api.facts("C001") == facts
+    assert (len(rows(engine, Audit)), len(rows(engine, Ticket))) == (1, 1 if number else 0)
+
+
+@pytest.mark.parametrize("address", ["ticket office, 5 Pine Row", "ticket 7", "tickets"])
+def test_an_address_is_not_taken_for_a_ticket(api: OrderApi, address: str) -> None:
+    write = Write("address", "789012", address)
+    assert [api.write("key", "C001", write, NOW, "address.changed") for _ in range(2)] == [0, 0]
+
+
+def test_eight_at_once_with_one_key_do_it_once(engine: Engine, api: OrderApi) -> None:
+    for write in (RETURN, CANCEL):
+        barrier = Barrier(8)
+
+        def go(_: int, write: Write = write, barrier: Barrier = barrier) -> int:
+            barrier.wait()
+            return api.write(f"key {write.kind}", "C001", write, NOW, "rule")
+
+        with ThreadPoolExecutor(8) as pool:
+            numbers = set(pool.map(go, range(8)))
+        assert len(numbers) == 1
+        assert len(rows(engine, Audit, action=write.kind)) == 1
+    assert len(rows(engine, Ticket)) == 1
+
+
+def test_eight_at_once_with_keys_of_their_own_all_get_through(engine: Engine, api: OrderApi) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        numbers = list(pool.map(lambda n: api.write(f"k{n}", "C001", COMPLAINT, NOW, "complaint.ticket"), range(8)))
+    assert sorted(numbers) == sorted(t.id for t in rows(engine, Ticket))
+    assert len(rows(engine, Audit)) == 8
+
+
+@pytest.mark.parametrize("write", [RETURN, CANCEL, MOVE, INVOICE, URGE], ids=lambda write: write.kind)
+def test_a_write_never_reaches_another_customers_order(engine: Engine, api: OrderApi, write: Write) -> None:
+    before = api.facts("C001")
+    with pytest.raises(PermissionError):
+        api.write("key", "C002", write, NOW, "rule")
+    assert api.facts("C001") == before
+    assert (rows(engine, Audit), rows(engine, Ticket)) == ([], [])
+
+
+def test_a_write_to_no_order_leaves_no_trace(engine: Engine, api: OrderApi) -> None:
+    with pytest.raises(OrderSystemDown):
+        api.write("key", "C001", Write("cancel", "999999"), NOW, "cancel.done")
+    assert (rows(engine, Audit), rows(engine, Ticket)) == ([], [])
+
+
+def test_a_long_story_is_kept_whole_in_its_ticket(engine: Engine, api: OrderApi) -> None:
+    story = "很" * 1200
+    for number in (
+        api.write("key", "C001", Write("handoff", detail=story), NOW, "human.handoff"),
+        api.leave_ticket("other key", "C001", story, NOW),
+    ):
+        assert [t.summary for t in rows(engine, Ticket, id=number)] == [story]
+    assert all(len(a.detail) <= AUDIT_DETAIL for a in rows(engine, Audit))
+
+
+# -- troubles
+
+
+def test_latency_is_felt() -> None:
+    began = time.monotonic()
+    Faults(latency=0.2).before(patience=1)
+    assert 0.2 <= time.monotonic() - began < 0.5
+
+
+@pytest.mark.parametrize(
+    ("faults", "said"),
+    [(Faults(error_rate=1.0), "answered with an error"), (Faults(timeout_rate=1.0), "did not answer in time")],
+)
+def test_a_system_that_is_down_is_said_to_be_down(engine: Engine, faults: Faults, said: str) -> None:
+    api = OrderApi(engine, faults)
+    for call in (lambda: api.facts("C001"), lambda: api.write("key", "C001", CANCEL, NOW, "cancel.done")):
+        with pytest.raises(OrderSystemDown, match=rf"could not be reached after 3 tries: .*{said}.*Try again later\."):
+            call()
+    assert (rows(engine, Audit), rows(engine, Ticket)) == ([], [])
+
+
+@pytest.mark.parametrize(
+    "faults", [{"latency": 30.0}, {"latency": 0.3, "error_rate": 1.0}], ids=["silent", "slow and failing"]
+)
+def test_nobody_waits_longer_than_the_budget(engine: Engine, faults: dict[str, float]) -> None:
+    api = OrderApi(engine, Faults(**faults), budget=0.5)
+    began = time.monotonic()
+    with pytest.raises(OrderSystemDown):
+        api.facts("C001")
+    assert 0.3 <= time.monotonic() - began < 1.5
+
+
+def test_a_fault_that_passes_is_not_felt(engine: Engine) -> None:
+    seed = next(s for s in range(100) if fails(s) == [True, True, False])
+    assert OrderApi(engine, Faults(error_rate=0.5, seed=seed)).facts("C001").orders
+
+
+def fails(seed: int) -> list[bool]:
+    faults, found = Faults(error_rate=0.5, seed=seed), []
+    for _ in range(3):
+        try:
+            faults.before(1)
+            found.append(False)
+        except OrderSystemDown:
+            found.append(True)
+    return found
+
+
+def test_a_write_whose_answer_was_lost_is_found_done_by_the_retry(engine: Engine) -> None:
+    api = OrderApi(engine, Faults(half_done_rate=1.0))
+    with pytest.raises(OrderSystemDown, match="broke during a write"):
+        api.write("key", "C001", RETURN, NOW, "return.quality.15d")
+    (ticket,) = rows(engine, Ticket)  # three tries, done once
+    assert api.facts("C001").order("123456").refund == "requested"
+    api.faults = Faults()
+    assert api.write("key", "C001", RETURN, NOW, "return.quality.15d") == ticket.id
+    assert (len(rows(engine, Ticket)), len(rows(engine, Audit))) == (1, 1)
+
+
+def test_an_answer_that_is_lost_now_and_then_is_not_felt(engine: Engine) -> None:
+    api = OrderApi(engine, Faults(half_done_rate=0.3, error_rate=0.2, seed=3), attempts=20, budget=20)
+    numbers = [api.write(f"k{n}", "C001", COMPLAINT, NOW, "complaint.ticket") for n in range(12)]
+    assert numbers == [t.id for t in sorted(rows(engine, Ticket), key=lambda t: t.id)]
+    assert len(set(numbers)) == 12
+
+
+def test_a_ticket_can_be_left_while_the_order_system_is_down(engine: Engine) -> None:
+    api = OrderApi(engine, Faults(error_rate=1.0))
+    number = api.leave_ticket("key", "C001", "cancel_order: 取消", NOW)
+    assert api.leave_ticket("key", "C001", "again", NOW) == number
+    (ticket,) = api.open_tickets()
+    assert (ticket.id, ticket.kind, ticket.escalated, ticket.summary) == (
+        number,
+        "unavailable",
+        True,
+        "cancel_order: 取消",
+    )
+    assert [a.rule for a in rows(engine, Audit)] == ["system.unavailable"]
+
+
+def test_a_database_that_is_gone_is_the_order_system_that_is_down(tmp_path: Path) -> None:
+    empty = open_engine(f"sqlite:///{tmp_path / 'empty.db'}")
+    with pytest.raises(OrderSystemDown, match="could not be reached after 3 tries"):
+        OrderApi(empty).facts("C001")
+
+
+# -- tickets, and being forgotten
+
+
+def test_tickets_come_escalated_first_then_oldest_and_closed_ones_not(engine: Engine, api: OrderApi) -> None:
+    for place, (hours, escalated) in enumerate([(1, False), (3, False), (2, True), (5, True), (3, False)]):
+        api.write(
+            f"k{place}",
+            "C001",
+            replace(COMPLAINT, detail=str(place), escalated=escalated),
+            NOW - timedelta(hours=hours),
+            "rule",
+        )
+    assert [t.summary for t in api.open_tickets()] == ["3", "2", "1", "4", "0"]
+    with Session(engine) as session, session.begin():
+        session.scalars(select(Ticket).where(Ticket.summary == "2")).one().closed = True
+    assert [t.summary for t in api.open_tickets()] == ["3", "1", "4", "0"]
+
+
+def test_forgetting_erases_everything_of_one_customer_and_nothing_of_others(engine: Engine, api: OrderApi) -> None:
+    for customer, order in (("C001", "789012"), ("C002", "901234")):
+        api.write(f"{customer}:urge", customer, Write("urge", order), NOW, "urge.paid")
+        Conversation(customer, NOW).save(engine)
+    counts = {t: count(engine, t) for t in (Customer, Order, Ticket, Audit, ConversationRow)}
+    api.forget("C001")
+    gone = {Customer: 1, Order: 2, Ticket: 1, Audit: 1, ConversationRow: 1}
+    assert {t: counts[t] - count(engine, t) for t in counts} == gone
+    for table in Base.metadata.tables.values():
+        with engine.connect() as connection:
+            assert not [row for row in connection.execute(select(table)) if "C001" in row]
+    assert api.facts("C002").urged_at == {"901234": NOW}
+    with pytest.raises(CustomerUnknown):
+        api.known("C001")
+    api.forget("C001")  # once more does no harm
+
+
+def count(engine: Engine, table: type[Base]) -> int:
+    with Session(engine) as session:
+        return session.scalars(select(func.count()).select_from(table)).one()
+
+
+# -- conversations
+
+
+def a_conversation() -> Conversation:
+    wish = Wish(Intent.CHANGE_ADDRESS, "789012", "", "长沙岳麓区麓山南路932号")
+    return Conversation(
+        "C001",
+        NOW,
+        language="en",
+        turns=3,
+        state=DialogueState("789012", Wish(Intent.ORDER_STATUS, "789012"), "yes", wish),
+        queue=[Intent.INVOICE, Intent.COMPLAINT],
+        transcript=[
+            Message("system", "csproto"),
+            Message("user", "改地址"),
+            Message("assistant", '{"intent":"change_address"}'),
+        ],
+        computed_tokens=120,
+    )
+
+
+def test_a_conversation_goes_on_after_a_restart(engine: Engine) -> None:
+    saved = a_conversation()
+    saved.save(engine)
+    found = resume(engine, saved.id, "C001")
+    assert found == replace(saved, computed_tokens=0)  # nothing is computed any more
+    assert isinstance(found.state.wish.intent, Intent)
+    assert all(isinstance(m, Message) for m in found.transcript)
+
+
+def test_a_conversation_is_saved_over_itself(engine: Engine) -> None:
+    saved = a_conversation()
+    saved.save(engine)
+    saved.turns, saved.state = 4, saved.state.close()
+    saved.save(engine)
+    assert count(engine, ConversationRow) == 1
+    found = resume(engine, saved.id, "C001")
+    assert (found.turns, found.state.waiting, found.state.open_wish) == (4, "", None)
+
+
+def test_only_its_owner_can_take_a_conversation_up_again(engine: Engine) -> None:
+    saved = a_conversation()
+    saved.save(engine)
+    texts = []
+    for number, customer in ((saved.id, "C002"), ("0" * 32, "C002"), (saved.id, "")):
+        with pytest.raises(ConversationUnknown) as caught:
+            resume(engine, number, customer)
+        texts.append(str(caught.value).replace(number, "N"))
+    assert texts[0] == texts[1]  # one of somebody else looks like none
+    assert resume(engine, saved.id, "C001").turns == 3

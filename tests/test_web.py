@@ -1,0 +1,422 @@
+"""The web page and its API: the blog's shape, streams, limits that refuse politely, and nothing of the engine shown to anyone."""
+
+import concurrent.futures
+import copy
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+from fastapi.testclient import TestClient
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from csproto.server import free_port
+from csproto.store import Audit
+from csproto.web.app import create_app
+from csproto.web.limits import Limits
+from csproto.web.visitors import COOKIE, Signer
+
+DEAD = "http://127.0.0.1:9"
+HUMAN = "I want to talk to a human agent"  # a message that writes a ticket each time
+ROOMY = Limits(burst=10_000, per_minute=10_000)
+
+
+@pytest.fixture
+def client(make_assistant) -> TestClient:
+    return TestClient(create_app(make_assistant(), limits=ROOMY), raise_server_exceptions=False)
+
+
+@pytest.fixture
+def limited(make_assistant) -> Callable[..., TestClient]:
+    return lambda **limits: TestClient(create_app(make_assistant(), limits=Limits(**limits)))
+
+
+@pytest.fixture
+def serving(make_assistant) -> Iterator[Callable[..., str]]:
+    """Serve over real sockets; returns the URL."""
+    servers: list[tuple[uvicorn.Server, threading.Thread]] = []
+
+    def serve(app: Any = None, **limits: Any) -> str:
+        app = app or create_app(make_assistant(), limits=Limits(**limits) if limits else ROOMY)
+        port = free_port()
+        server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="error"))
+        thread = threading.Thread(target=server.run, daemon=True)
+        thread.start()
+        servers.append((server, thread))
+        while not server.started:
+            time.sleep(0.02)
+        return f"http://127.0.0.1:{port}"
+
+    yield serve
+    for server, thread in servers:
+        server.should_exit = server.force_exit = True
+        thread.join(10)
+
+
+def events(text: str) -> list[tuple[str, Any]]:
+    blocks = [block.split("\n") for block in text.split("\n\n") if block]
+    return [(name.removeprefix("event: "), json.loads(data.removeprefix("data: "))) for name, data in blocks]
+
+
+def running_requests(endpoint) -> int:
+    return sum(entry.get("num_running_reqs", 0) for entry in endpoint.get_json("/v1/loads")["loads"])
+
+
+# -- answers
+
+
+def test_the_blogs_request_gets_the_blogs_response(client) -> None:
+    answer = client.post("/api/chat", json={"input": "我的订单到哪了?"})
+    assert answer.status_code == 200
+    body = answer.json()
+    assert body["response"] == body["reply"]
+    assert body["decision"]["rule"]
+    assert body["usage"]["total_ms"] > 0
+
+
+@pytest.mark.parametrize("body", [{"input": ""}, {"input": "  \n"}, {}])
+def test_empty_input_is_told_what_to_write(client, body) -> None:
+    answer = client.post("/api/chat", json=body)
+    assert answer.status_code == 200
+    assert "我的订单" in answer.json()["response"]
+    english = client.post("/api/chat", json=body, headers={"Accept-Language": "en-GB"})
+    assert "Where is my order" in english.json()["response"]
+    assert COOKIE not in answer.cookies, "nothing was said, so nobody need be remembered"
+
+
+def test_a_stream_has_its_events_in_order(client) -> None:
+    answer = client.post("/api/chat/stream", json={"input": "我的订单到哪了?"})
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    got = events(answer.text)
+    names = [name for name, _ in got]
+    assert names[:2] == ["triage", "decision"]
+    assert names[-1] == "done"
+    assert set(names) == {"triage", "decision", "token", "done"}
+    done = got[-1][1]
+    assert set(done) >= {"triage", "decision", "reply", "usage"}
+    assert "".join(data["text"] for name, data in got if name == "token").split() == done["reply"].split()
+
+
+def test_a_visitor_is_remembered_and_others_are_not_shown(client) -> None:
+    client.post("/api/chat", json={"input": "你好"})
+    client.post("/api/chat", json={"input": "我的订单到哪了?"})
+    assert [m["text"] for m in client.get("/api/session").json()["messages"]] == ["你好", "我的订单到哪了?"]
+    stranger = TestClient(client.app)
+    assert stranger.get("/api/session").json()["messages"] == []
+    forged = client.cookies[COOKIE].split(".")[0] + "." + "0" * 64
+    assert stranger.get("/api/session", cookies={COOKIE: forged}).json()["messages"] == []
+
+
+def test_undo_rating_export_and_new(client, engine) -> None:
+    client.post("/api/chat", json={"input": HUMAN})
+    state = client.get("/api/session").json()
+    rated = client.post("/api/session/rate", json={"id": state["messages"][0]["id"], "rating": 1})
+    assert rated.json()["messages"][0]["rating"] == 1
+    with Session(engine) as session:
+        assert session.scalars(select(Audit).where(Audit.action == "thumbs_up")).one().customer_id == "C001"
+    assert client.get("/api/session/export").headers["content-disposition"] == 'attachment; filename="chat.md"'
+    assert json.loads(client.get("/api/session/export?form=json").text)["messages"] == rated.json()["messages"]
+    taken = client.post("/api/session/undo", json={"again": False}).json()
+    assert taken["text"] == HUMAN
+    assert [m["kind"] for m in taken["messages"]] == ["notice"]
+    fresh = client.post("/api/session", json={"customer": "C002"}).json()
+    assert (fresh["messages"], fresh["info"]["customer"]) == ([], "C002")
+    assert client.post("/api/session", json={"customer": "C999"}).status_code == 404
+
+
+def test_whoever_signs_visitors_in_decides_who_they_are(make_assistant) -> None:
+    client = TestClient(create_app(make_assistant(), sign_in=lambda request, wished: "C003"))
+    state = client.post("/api/session", json={"customer": "C001"}).json()
+    assert state["info"]["customer"] == "C003"
+    assert state["info"]["customers"] == []
+
+
+@pytest.mark.parametrize("path", ["stop", "undo", "rate"])
+def test_there_is_nothing_to_do_for_somebody_unknown(client, path) -> None:
+    body = {"id": "m1", "rating": 1} if path == "rate" else {}
+    assert client.post(f"/api/session/{path}", json=body).status_code == 404
+
+
+# -- the engine
+
+
+def test_health_tells_the_truth(make_assistant) -> None:
+    assistant = make_assistant()
+    assistant.endpoint = copy.copy(assistant.endpoint)
+    client = TestClient(create_app(assistant))
+    answer = client.get("/health")
+    assert answer.status_code == 200
+    assert answer.json()["versions"]["sglang"] == "0.5.23"
+    client.app.state.desk.health._known = (float("-inf"), "")
+    assistant.endpoint.base_url = DEAD
+    down = client.get("/health")
+    assert down.status_code == 503
+    assert "does not answer" in down.json()["reason"]
+    assert int(down.headers["retry-after"]) > 0
+
+
+def test_without_an_engine_visitors_are_told_so_and_shown_nothing_of_it(make_assistant) -> None:
+    assistant = make_assistant()
+    assistant.endpoint = copy.copy(assistant.endpoint)
+    alive, assistant.endpoint.base_url = assistant.endpoint.base_url, DEAD
+    client = TestClient(create_app(assistant))
+    answer = client.post("/api/chat", json={"input": "你好"})
+    assert answer.status_code == 503
+    assert answer.json()["error"] == "NoServer"
+    (event,) = events(client.post("/api/chat/stream", json={"input": "你好"}).text)
+    assert event[0] == "error"
+    shown = (
+        answer.text + json.dumps(client.get("/api/session").json()) + client.get("/api/session/export?form=json").text
+    )
+    shown += client.get("/health").text
+    for secret in (DEAD, alive, assistant.endpoint.api_key or "no key", "csproto serve"):
+        assert secret not in shown
+    assistant.endpoint.base_url = alive
+    assert client.post("/api/chat", json={"input": "你好"}).status_code == 200
+
+
+def test_a_client_that_goes_away_frees_its_generation(serving, make_assistant, endpoint) -> None:
+    url = serving()
+    with httpx.stream(
+        "POST", f"{url}/api/chat/stream", json={"input": "我要退换货,订单号123456,衣服尺码偏小"}
+    ) as answer:
+        assert answer.status_code == 200
+        cookie = answer.headers["set-cookie"].split(";")[0]
+    deadline = time.monotonic() + 1.5
+    while running_requests(endpoint) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert running_requests(endpoint) == 0
+    state = httpx.post(f"{url}/api/session/stop", json={}, headers={"Cookie": cookie}, timeout=20).json()
+    assert state["messages"][0]["state"] in ("stopped", "done")
+
+
+def test_stop_ends_an_answer(serving) -> None:
+    url = serving()
+    with (
+        httpx.Client(base_url=url, timeout=30) as client,
+        client.stream("POST", "/api/chat/stream", json={"input": "我要退换货,订单号123456,衣服尺码偏小"}) as answer,
+    ):
+        cookie = {"Cookie": answer.headers["set-cookie"].split(";")[0]}
+        began = time.monotonic()
+        state = httpx.post(f"{url}/api/session/stop", json={}, headers=cookie, timeout=20).json()
+        assert time.monotonic() - began < 2
+        assert state["messages"][0]["state"] == "stopped"
+        last = events("".join(answer.iter_text()))[-1]
+        assert (last[0], last[1]["error"]) == ("error", "stopped")
+
+
+# -- limits
+
+
+def test_too_large(limited) -> None:
+    client = limited(body=1000)
+    assert client.post("/api/chat", json={"input": "x" * 1000}).status_code == 413
+    chunks = (b"x" * 400 for _ in range(4))  # no length announced
+    assert client.post("/api/chat", content=chunks, headers={"Content-Type": "application/json"}).status_code == 413
+
+
+def test_too_long(client) -> None:
+    answer = client.post("/api/chat", json={"input": "退" * 2001})
+    assert (answer.status_code, answer.json()["error"]) == (413, "too_long")
+
+
+def test_too_fast(limited) -> None:
+    client = limited(burst=3, per_minute=60)
+    statuses = [client.post("/api/chat", json={}).status_code for _ in range(5)]
+    assert statuses[:3] == [200, 200, 200]
+    assert 429 in statuses
+    refused = client.post("/api/chat", json={})
+    if refused.status_code == 429:
+        assert 1 <= int(refused.headers["retry-after"]) <= 2
+    assert client.get("/").status_code == 200, "looking costs nothing"
+
+
+def test_too_many_at_once(limited) -> None:
+    client = limited(running=1)
+    with client.app.state.desk.slots.one():
+        answer = client.post("/api/chat", json={"input": "你好"})
+    assert (answer.status_code, answer.json()["error"]) == (503, "EngineBusy")
+    assert int(answer.headers["retry-after"]) > 0
+    assert client.post("/api/chat", json={"input": "你好"}).status_code == 200
+
+
+def test_one_message_of_a_visitor_at_a_time(client) -> None:
+    client.post("/api/session", json={})
+    visitor = client.app.state.desk.visitors.find(client.cookies[COOKIE])
+    with visitor.alone():
+        answer = client.post("/api/chat", json={"input": "你好"})
+    assert (answer.status_code, answer.json()["error"]) == (429, "busy")
+    assert client.post("/api/chat", json={"input": "你好"}).status_code == 200
+
+
+def test_sessions_are_bounded_in_number_and_age(make_assistant) -> None:
+    app = create_app(make_assistant(), limits=Limits(sessions=3, session_age=100, burst=100))
+    clients = [TestClient(app) for _ in range(5)]
+    for client in clients:
+        client.post("/api/session", json={"customer": "C002"})
+    assert len(app.state.desk.visitors) == 3
+    customers = [c.get("/api/session").json()["info"]["customer"] for c in clients]
+    assert customers == ["C001", "C001", "C002", "C002", "C002"]
+    for visitor in app.state.desk.visitors._all.values():
+        visitor.seen_at -= 101
+    assert clients[-1].get("/api/session").json()["info"]["customer"] == "C001"
+    assert len(app.state.desk.visitors) == 0
+
+
+@pytest.mark.timeout(600)
+def test_fifty_sessions_of_three_turns_do_not_mix(serving) -> None:
+    """Each asks for another order of its customer: an answer with somebody else's number would be a leak."""
+    url = serving(burst=10_000, per_minute=10_000, running=8)
+    orders = {"C003": "300007", "C005": "500001", "C006": "600001", "C007": "700001", "C009": "900001"}
+
+    def visit(number: int) -> list[tuple[int, str]]:
+        customer = list(orders)[number % len(orders)]
+        got = []
+        with httpx.Client(base_url=url, timeout=300) as client:
+            client.post("/api/session", json={"customer": customer})
+            for text in (f"订单{orders[customer]}到哪了?", "快递单号多少", "你好"):
+                answer = client.post("/api/chat", json={"input": text})
+                got.append((answer.status_code, answer.json()["response"]))
+            texts = [m["text"] for m in client.get("/api/session").json()["messages"]]
+            assert all(orders[customer] in text for text in texts if "到哪了" in text)
+        others = [order for name, order in orders.items() if name != customer]
+        assert not [order for order in others for _, reply in got if order in reply]
+        return got
+
+    with concurrent.futures.ThreadPoolExecutor(50) as pool:
+        statuses = [status for got in pool.map(visit, range(50)) for status, _ in got]
+    assert len(statuses) == 150
+    assert set(statuses) <= {200, 429, 503}
+    assert statuses.count(200) >= 8
+
+
+# -- safety
+
+
+def test_every_answer_carries_the_security_headers(client) -> None:
+    for answer in (
+        client.get("/"),
+        client.get("/nothing"),
+        client.post("/api/chat", content=b"no json"),
+        client.get("/docs"),
+    ):
+        policy = answer.headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "unsafe" not in policy
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["x-frame-options"] == "DENY"
+
+
+def test_the_pages_hold_no_inline_script_or_style_and_nothing_from_elsewhere(client) -> None:
+    for path in ("/", "/docs"):
+        text = client.get(path).text
+        assert "<style" not in text
+        assert " style=" not in text
+        assert "<script>" not in text
+        assert "http" not in text
+    for name in ("chat.js", "page.js", "docs.js", "chat.css", "page.css"):
+        text = client.get(f"/static/{name}").text
+        assert "innerHTML" not in text
+        assert "://" not in text
+    assert client.get("/static/../app.py").status_code == 404
+    assert client.get("/static/app.py").status_code == 404
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "http://evil.example"},
+        {"Origin": "null"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+    ],
+)
+def test_other_sites_are_refused(client, headers) -> None:
+    assert client.post("/api/chat", json={"input": "你好"}, headers=headers).status_code == 403
+
+
+def test_a_form_is_refused_and_so_is_a_foreign_host_name(client) -> None:
+    assert client.post("/api/chat", data={"input": "你好"}).status_code == 415
+    text = {"Content-Type": "text/plain"}
+    assert client.post("/api/chat", content=b'{"input": "x"}', headers=text).status_code == 415
+    assert client.get("/", headers={"Host": "evil.example"}).status_code == 400
+    same = {"Origin": "http://testserver", "Sec-Fetch-Site": "same-origin"}
+    assert client.post("/api/chat", json={}, headers=same).status_code == 200
+
+
+def test_the_cookie_is_out_of_reach_of_scripts_and_other_sites(client) -> None:
+    cookie = client.post("/api/session", json={}).headers["set-cookie"]
+    for word in ("HttpOnly", "SameSite=Strict", "Path=/", "Max-Age=7200"):
+        assert word in cookie
+    over_https = TestClient(client.app, base_url="https://testserver").post("/api/session", json={})
+    assert "Secure" in over_https.headers["set-cookie"]
+
+
+def test_signatures() -> None:
+    one, other = Signer(), Signer()
+    assert one.read(one.sign("abc")) == "abc"
+    for forged in (
+        other.sign("abc"),
+        "abc",
+        "abc.",
+        ".",
+        "",
+        None,
+        one.sign("abc") + "0",
+        "xyz." + one.sign("abc")[4:],
+        "é.ü",
+    ):
+        assert one.read(forged) is None
+
+
+def test_malformed_requests_are_told_so(client) -> None:
+    json_type = {"Content-Type": "application/json"}
+    for body in (b"{", b"[]", b"null", b'{"input": 5}', b"\xff"):
+        answer = client.post("/api/chat", content=body, headers=json_type)
+        assert answer.status_code in (400, 422), body
+        assert "JSON" in answer.json()["response"]
+    assert client.get("/api/chat").status_code == 405
+    assert client.get("/nothing").status_code == 404
+
+
+def test_the_openapi_document_holds_under_generated_requests(make_assistant) -> None:
+    """schemathesis: every answer is one that the document names, and none is a 5xx but the 503 it names."""
+    schemathesis = pytest.importorskip("schemathesis")
+    from hypothesis import HealthCheck, Phase, given, settings
+
+    assistant = make_assistant()
+    assistant.endpoint = copy.copy(assistant.endpoint)
+    assistant.endpoint.base_url = DEAD  # so that thousands of messages need not be generated: 503 is what they get
+    app = create_app(assistant, limits=ROOMY)
+    schema = schemathesis.openapi.from_asgi("/openapi.json", app)
+    checks = [
+        schemathesis.checks.not_a_server_error,
+        schemathesis.checks.status_code_conformance,
+        schemathesis.checks.content_type_conformance,
+        schemathesis.checks.response_schema_conformance,
+    ]
+    for result in schema.get_all_operations():
+        operation = result.ok()
+
+        @settings(
+            max_examples=25,
+            deadline=None,
+            database=None,
+            phases=[Phase.explicit, Phase.generate],
+            suppress_health_check=list(HealthCheck),
+        )
+        @given(case=operation.as_strategy())
+        def holds(case: Any) -> None:
+            answer = case.call()
+            if answer.status_code == 503:
+                assert "retry-after" in {name.lower() for name in answer.headers}
+                case.validate_response(answer, checks=checks[1:])
+            else:
+                case.validate_response(answer, checks=checks)
+
+        holds()
