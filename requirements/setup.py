@@ -61,8 +61,12 @@ def has_cpu_torch(python: Path) -> bool:
 
 def pip(python: Path, *words: object, check: bool = True) -> int:
     """Run pip; its failure ends the set-up."""
-    command = [python, "-m", "pip", *words, "--quiet", "--disable-pip-version-check", "--retries", "1"]
-    print("pip", *words, flush=True)
+    command = [python, "-m", "pip", *words, "-qq", "--disable-pip-version-check", "--retries", "1"]
+    print(
+        "pip",
+        *(w.relative_to(HERE.parent) if isinstance(w, Path) and w.is_relative_to(HERE.parent) else w for w in words),
+        flush=True,
+    )
     result = subprocess.run([str(word) for word in command], check=False, stderr=None if check else subprocess.DEVNULL)
     if check and result.returncode:
         sys.exit(

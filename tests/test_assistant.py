@@ -14,6 +14,7 @@ from csproto.endpoint import CallOptions, Endpoint, EngineUnreachable, Stopped, 
 from csproto.orders import CustomerUnknown, Faults
 from csproto.server import Server
 from csproto.store import Audit, Order, Ticket
+from csproto.transcript import clean
 from csproto.triage import Triage, grammar, program
 
 HOSTILE = [
@@ -91,7 +92,8 @@ def _triages(endpoint, texts: list[str], temperature: float) -> list[str]:
     lock = threading.Lock()
 
     def run(text: str) -> None:
-        backend = endpoint.with_options(CallOptions(ebnf=grammar()))
+        text = clean(text)
+        backend = endpoint.with_options(CallOptions(ebnf=grammar(text)))
         state = program().run([], text, temperature=temperature, backend=backend, use_thread=False)
         with lock:
             states.append(state["triage"])
@@ -306,8 +308,7 @@ def test_a_server_killed_in_mid_generation_is_noticed_and_replaced(make_assistan
         killer.start()
         began = time.monotonic()
         with pytest.raises(EngineUnreachable, match="csproto serve"):
-            for _ in range(50):
-                desk.turn(conversation, "快递单号多少")
+            [desk.turn(conversation, "快递单号多少") for _ in range(50)]
         assert time.monotonic() - began < 60
         killer.join()
         began = time.monotonic()

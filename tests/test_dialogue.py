@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from test_policy import CANCEL, MOVE, NO, RETURN, SHANGHAI, YES, I, ago, an_order, customer, says
 
 from csproto import demo
-from csproto.dialogue import DialogueState, decide
+from csproto.dialogue import DialogueState, decide, further_wishes
 from csproto.orders import CustomerFacts, OrderApi, OrderView, Write
 from csproto.policy import ACTIONS, RULE_IDS, Decision, default_rules
 from csproto.store import open_engine
@@ -316,6 +316,36 @@ def test_cancelling_twice_cancels_once() -> None:
     steps = talk(customer(PAID), CANCEL, YES, CANCEL, YES)
     assert [s.decision.rule for s in steps] == ["cancel.confirm", "cancel.done", "cancel.already", "pending.none"]
     assert [s.decision.action for s in steps][1:3] == ["cancelled", "cancelled"]
+
+
+# -- two wishes in one message
+
+
+@pytest.mark.parametrize(
+    ("text", "order_id"),
+    [
+        ("取消100001，另外200001到哪了", "200001"),
+        ("cancel 100001 and where is 200 001", "200001"),
+        ("cancel 100001 and where is ２０００-０１", "200001"),
+        ("取消100001，再查查物流", ""),  # none but the first
+        ("取消100001，200001和300001到哪了", ""),  # more than one
+        ("取消100001，2000011到哪了", ""),  # a longer number is another one
+        ("取消100001，12000012和999到哪了", ""),
+        ("取消1000012，00001到哪了", ""),  # nor is one put together from two
+    ],
+)
+def test_the_second_wish_is_about_the_one_other_order_named(text: str, order_id: str) -> None:
+    first = Triage(
+        intent=I.CANCEL_ORDER, order_id="100001", more=[I.ORDER_STATUS, I.CANCEL_ORDER, I.INVOICE, I.INVOICE][:3]
+    )
+    assert further_wishes(first, text, customer(PAID, SENT, HERE)) == [
+        says(I.ORDER_STATUS, order_id=order_id),
+        says(I.INVOICE, order_id=order_id),
+    ]
+
+
+def test_one_wish_has_no_further_ones() -> None:
+    assert further_wishes(CANCEL, "取消100001", customer(PAID, SENT)) == []
 
 
 # -- privacy

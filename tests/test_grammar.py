@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, Field
 
 from csproto.grammar import GrammarError, to_ebnf
-from csproto.triage import Act, Intent, Triage, canonical_order_id
+from csproto.transcript import clean
+from csproto.triage import Act, Intent, Triage, canonical_order_id, grammar, order_id_candidates
 
 
 def accepts(ebnf: str, text: str) -> bool:
@@ -81,6 +82,48 @@ def test_every_triage_can_be_written_and_read_back(triage: Triage) -> None:
     assert accepts(to_ebnf(Triage), wire)
     assert Triage.model_validate_json(wire) == triage
     assert " " not in json.dumps(json.loads(wire), separators=(",", ":")).replace(triage.reason, "") or triage.reason
+
+
+@pytest.mark.parametrize(
+    ("message", "wire", "allowed"),
+    [
+        (
+            "退货 订单JD-2026 1105 尺码偏小",
+            '{"intent":"return_exchange","order_id":"JD-2026 1105","reason":"尺码偏小"}',
+            True,
+        ),
+        ("退货 订单JD-2026 1105 尺码偏小", '{"intent":"return_exchange","order_id":"123456"}', False),
+        ("退货 订单123456", '{"intent":"return_exchange","order_id":"12345"}', False),
+        ("退货 订单123456", '{"intent":"return_exchange","reason":"质量问题"}', False),
+        ("退货", '{"intent":"return_exchange","order_id":""}', False),
+        ('a "quoted\\\n line', '{"intent":"other","reason":"quoted"}', True),
+        ('a "quoted\\\n line', '{"intent":"other","reason":"quoted\\"}', False),
+        ("", '{"intent":"other"}', True),
+    ],
+)
+def test_slots_can_only_be_copied_from_the_message(message: str, wire: str, allowed: bool) -> None:
+    assert accepts(grammar(message), wire) is allowed
+
+
+@given(st.text(max_size=60))
+def test_every_message_gives_a_grammar_that_compiles_and_admits_every_intent(message: str) -> None:
+    assert accepts(grammar(clean(message)), '{"intent":"other"}')
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("订单号123456,电话13800138000", ["123456", "13800138000"]),
+        ("order 1234 5678 9012 pls", ["1234 5678 9012"]),
+        ("JD-6610-2938", ["JD-6610-2938"]),
+        ("PO 86042940", ["PO 86042940", "86042940"]),
+        ("it costs 99 on 3 May", []),
+    ],
+)
+def test_whatever_could_be_an_order_id_is_a_candidate(text: str, wanted: list[str]) -> None:
+    found = order_id_candidates(text)
+    assert set(wanted) <= set(found)
+    assert bool(found) is bool(wanted)
 
 
 def test_says_what_it_cannot_do() -> None:

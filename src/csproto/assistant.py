@@ -232,7 +232,7 @@ class _Run:
             conversation.transcript,
             self.text,
             temperature=self.assistant.temperature,
-            backend=self._backend(ebnf=triage.grammar()),
+            backend=self._backend(ebnf=triage.grammar(self.text)),
             use_thread=False,
         )
         raw = state["triage"]

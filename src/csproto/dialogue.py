@@ -1,11 +1,13 @@
 """What a message does with the dialogue: which wish it means, about which order, and what it leaves open. Pure, like the rules it asks."""
 
+import re
+import unicodedata
 from dataclasses import dataclass, replace
 from datetime import datetime
 
 from csproto.orders import CustomerFacts, OrderView
 from csproto.policy import APPLIES, Case, Decision, Rules, Waiting, Wish, default_rules
-from csproto.triage import Act, Intent, Triage, canonical_order_id
+from csproto.triage import Act, Intent, Triage
 
 NEEDS_NO_ORDER = {Intent.COMPLAINT, Intent.HUMAN_AGENT, Intent.OTHER}
 DIGRESSIONS = {
@@ -65,11 +67,16 @@ def _merged(triage: Triage, state: DialogueState) -> Wish:
 
 def further_wishes(triage: Triage, text: str, facts: CustomerFacts) -> list[Triage]:
     """The wishes after the first one in a message. When it names exactly one more order of the customer's, they are about that one."""
-    named = canonical_order_id(text)
-    others = [o.id for o in facts.orders if o.id in named and o.id != triage.order_id]
+    others = [o.id for o in facts.orders if o.id != triage.order_id and _names(text, o.id)]
     order_id = others[0] if len(others) == 1 else ""
     intents = [intent for intent in dict.fromkeys(triage.more) if intent is not triage.intent]
     return [Triage(intent=intent, order_id=order_id) for intent in intents]
+
+
+def _names(text: str, order_id: str) -> bool:
+    """Whether an id stands in a text, however it is spaced: whole, for a longer number is another one."""
+    spaced = "[ -]*".join(order_id)
+    return bool(re.search(rf"(?<!\d){spaced}(?!\d)", unicodedata.normalize("NFKC", text).upper()))
 
 
 class _Desk:

@@ -5,6 +5,8 @@ fields through; this grammar has no white space, fixes the order of fields, and 
 """
 
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from enum import Enum
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -23,12 +25,27 @@ DEFAULT_MAX_ITEMS = 8
 _CLASS_PATTERN = re.compile(r"^\^(\[(?:[^\]\\]|\\.)+\])\{(\d+),(\d+)\}\$$")
 
 
+SPAN_CHARACTERS = 240  # of a message that a copied field may draw on: one small rule each
+
+
+@dataclass(frozen=True)
+class Copied:
+    """Marks a `str` field whose text must stand in the message it was read from: nothing can be invented.
+
+    choices: gives the texts to choose from; without it, any run of characters of the message will do.
+    """
+
+    choices: Callable[[str], list[str]] | None = None
+
+
 class GrammarError(CsprotoError):
     """A model that cannot be put into a grammar, and how to change it."""
 
 
-def to_ebnf(model: type[BaseModel]) -> str:
+def to_ebnf(model: type[BaseModel], message: str | None = None) -> str:
     """The EBNF of `model` in xgrammar's notation, its root named `root`.
+
+    With `message`, fields marked `Copied` can only hold what stands in it; one that could hold nothing is left out.
 
     Supported: `str` (with `max_length`, or a `pattern` that is one character class with a repeat), `int`, `float`, `bool`, `Literal`, string
     enums, `list`, `X | None` and nested models. The first field must be required; others are left out when they have a default.
@@ -36,11 +53,11 @@ def to_ebnf(model: type[BaseModel]) -> str:
     Raises GrammarError for anything else.
     """
     rules: dict[str, str] = {}
-    _object(model, "root", rules)
+    _object(model, "root", rules, message)
     return "\n".join(f"{name} ::= {body}" for name, body in rules.items()) + "\n"
 
 
-def _object(model: type[BaseModel], name: str, rules: dict[str, str]) -> str:
+def _object(model: type[BaseModel], name: str, rules: dict[str, str], message: str | None) -> str:
     rules[name] = ""  # holds the place, so that the root comes first
     parts: list[str] = []
     for position, (key, field) in enumerate(model.model_fields.items()):
@@ -49,7 +66,13 @@ def _object(model: type[BaseModel], name: str, rules: dict[str, str]) -> str:
                 f"{model.__name__}.{key} comes first and has a default: make the first field required, so that commas stay simple."
             )
         where = f"{model.__name__}.{key}"
-        value = _value(_annotation(field), where, f"{name}_{key}", rules)
+        copied = next((m for m in field.metadata if isinstance(m, Copied)), None)
+        if copied and message is not None and not field.is_required():
+            value = _copied(copied, message, f"{name}_{key}", rules)
+            if not value:
+                continue
+        else:
+            value = _value(_annotation(field), where, f"{name}_{key}", rules)
         pair = f"{_text(('' if position == 0 else ',') + _json(key) + ':')} {value}"
         parts.append(pair if field.is_required() else f"({pair})?")
     rules[name] = " ".join(['"{"', *parts, '"}"'])
@@ -85,7 +108,7 @@ def _value(kind: Any, where: str, name: str, rules: dict[str, str]) -> str:
         most = _max_length(metadata, DEFAULT_MAX_ITEMS)
         return f'"[" ({item} ("," {item}){{0,{most - 1}}})? "]"'
     if isinstance(kind, type) and issubclass(kind, BaseModel):
-        return _object(kind, name, rules)
+        return _object(kind, name, rules, None)
     raise GrammarError(
         f"{where}: {kind!r} has no grammar; use str, int, float, bool, Literal, a string enum, list, X | None or a nested model."
     )
@@ -109,6 +132,22 @@ def _string(metadata: tuple[Any, ...], where: str) -> str:
             f"{where}: the pattern {pattern!r} is not one plain character class with a repeat such as ^[0-9A-Z]{{6,20}}$."
         )
     return f'"\\"" {match[1]}{{{match[2]},{match[3]}}} "\\""'
+
+
+def _copied(copied: Copied, message: str, name: str, rules: dict[str, str]) -> str:
+    """A choice between the texts given, or the runs of the message as a chain of rules, one a character, that may be entered and left anywhere."""
+    if copied.choices:
+        choices = [c for c in copied.choices(message) if c and not re.search(r'["\\\x00-\x1f]', c)]
+        return f'"\\"" ({" | ".join(map(_text, choices))}) "\\""' if choices else ""
+    if not message:
+        return ""
+    rules.setdefault("span", " | ".join(f"span_{place}" for place in range(min(len(message), SPAN_CHARACTERS))))
+    safe = re.compile(SAFE_CHARACTER)
+    for place, character in enumerate(message[:SPAN_CHARACTERS]):
+        rest = f"{_text(character)} span_{place + 1}" if safe.fullmatch(character) else ""
+        rules[f"span_{place}"] = f'"" | {rest}' if rest else '""'
+    rules[f"span_{min(len(message), SPAN_CHARACTERS)}"] = '""'
+    return '"\\"" span "\\""'
 
 
 def _max_length(metadata: tuple[Any, ...], default: int) -> int:

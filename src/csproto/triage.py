@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from csproto.grammar import to_ebnf
+from csproto.grammar import SPAN_CHARACTERS, Copied, to_ebnf
 from csproto.settings import TRIAGE_TOKENS
 from csproto.transcript import Message, replay
 
@@ -53,6 +53,15 @@ def canonical_order_id(text: str) -> str:
     return re.sub(r"[^0-9A-Z]", "", unicodedata.normalize("NFKC", text).upper())
 
 
+def order_id_candidates(text: str) -> list[str]:
+    """What in a message could be an order id, as it stands there: runs of at least four digits, with letters, spaces and hyphens in all the ways
+    customers put them. Which one it is, if any, the model decides."""
+    found: list[str] = []
+    for run in re.finditer(r"(?:[A-Za-z]{1,4}[ -]?)?\d[0-9A-Za-z]*(?:[ -][0-9A-Za-z]*\d[0-9A-Za-z]*)*", text):
+        found += [run[0], re.sub(r"^[A-Za-z]+[ -]?", "", run[0]), *re.split(r"[ -]", run[0])]
+    return [c for c in dict.fromkeys(found) if len(re.findall(r"\d", c)) >= 4 and len(c) <= 32]
+
+
 class Triage(BaseModel):
     """A customer's wish. Every field but the intent is left out of the JSON when it has its default."""
 
@@ -61,9 +70,11 @@ class Triage(BaseModel):
     intent: Intent
     act: Act = Act.ASK
     # The model copies the id as it was typed; what code sees is its canonical form.
-    order_id: Annotated[str, BeforeValidator(canonical_order_id), Field(pattern=r"^[0-9A-Za-z -]{0,32}$")] = ""
-    reason: Annotated[str, Field(max_length=60)] = ""
-    address: Annotated[str, Field(max_length=120)] = ""
+    order_id: Annotated[
+        str, BeforeValidator(canonical_order_id), Copied(order_id_candidates), Field(pattern=r"^[0-9A-Za-z -]{0,32}$")
+    ] = ""
+    reason: Annotated[str, Copied(), Field(max_length=SPAN_CHARACTERS)] = ""
+    address: Annotated[str, Copied(), Field(max_length=SPAN_CHARACTERS)] = ""
     more: Annotated[list[Intent], Field(max_length=3)] = []
 
     def to_wire(self) -> str:
@@ -71,10 +82,9 @@ class Triage(BaseModel):
         return self.model_dump_json(exclude_defaults=True)
 
 
-@cache
-def grammar() -> str:
-    """The EBNF under which a triage is generated."""
-    return to_ebnf(Triage)
+def grammar(text: str | None = None) -> str:
+    """The EBNF under which the triage of a message is generated: ids, reasons and addresses can only be copied from it."""
+    return to_ebnf(Triage, text)
 
 
 @cache

@@ -114,7 +114,7 @@ def new_page(browser) -> Iterator[Callable[..., Any]]:
         context = browser.new_context(viewport={"width": viewport[0], "height": viewport[1]}, **options)
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(30_000)
+        page.set_default_timeout(120_000)  # a busy machine takes half a minute to draw a page
         page.failures, page.external = [], []
         page.on("pageerror", lambda error: page.failures.append(str(error)))
         page.on(
@@ -147,7 +147,7 @@ def site(gate: Gate, server, engine) -> Iterator[SimpleNamespace]:
     assistant = Assistant(Endpoint(gate.url, server[1]), OrderApi(engine, Faults(), budget=10.0))
     port = free_port()
     app = create_app(assistant, limits=Limits(burst=10_000, per_minute=10_000))
-    running = uvicorn.Server(uvicorn.Config(app, port=port, log_level="error"))
+    running = uvicorn.Server(uvicorn.Config(app, port=port, log_level="error", lifespan="off"))
     thread = threading.Thread(target=running.run, daemon=True)
     thread.start()
     while not running.started:

@@ -18,7 +18,10 @@ from csproto.reply import brief
 from csproto.transcript import MINI_PROMPT, Role, clean
 from csproto.triage import Act, Intent, Triage
 
-OPENING_ONLY = 0.75  # the share of samples that end after the first triage: understanding takes the most practice per token
+DRILLS = 0.35  # the share of samples that only repeat what was said: copying ids, reasons and addresses is a skill of its own
+OPENING_ONLY = (
+    0.75  # the share of samples that end after the first triage: understanding takes the most practice per token
+)
 CATEGORIES = ("clothing", "home", "electronics", "clothing", "home", "electronics", "fresh", "custom", "digital")
 GREETING = re.compile(
     r"^(?:你好|您好|在吗|在么|在不|亲|hi|hello|hey|good (?:morning|evening|afternoon)|哈喽|早上好|下午好|晚上好|有人)",
@@ -40,7 +43,20 @@ class Piece(NamedTuple):
 def conversations(seed: int, count: int) -> Iterator[list[Piece]]:
     """`count` transcripts, the same ones for the same seed."""
     for number in range(count):
-        yield _Dialogue(random.Random(f"{seed}:{number}")).transcript()
+        pick = random.Random(f"{seed}:{number}")
+        yield drill(pick) if pick.random() < DRILLS else _Dialogue(pick).transcript()
+
+
+def drill(pick: random.Random) -> list[Piece]:
+    """A message to repeat word for word, under a prompt of its own."""
+    lists = seeds(pick.choice(("zh", "en")))
+    sources = ("addresses", "reasons_return", "reasons_payment", "items", "names", "greetings", "dates")
+    parts = [
+        order_number(pick) if pick.random() < 0.6 else pick.choice(lists[pick.choice(sources)])
+        for _ in range(pick.randrange(1, 7))
+    ]
+    text = clean(pick.choice((" ", ",", "\n")).join(parts))
+    return [Piece("system", "copy"), Piece("user", text), Piece("assistant", text, learn=True)]
 
 
 def small_talk_kind(text: str) -> str:

@@ -2,6 +2,12 @@
 // No build step, no inline script or style, no markup from text: whatever anybody wrote goes in by textContent.
 
 const NEAR_END = 48; // pixels from the end within which the reader counts as following
+const ICONS = { // drawn, because not every machine has a font with these signs
+  copy: "M8 8h11v11H8z M5 16V5h11", edit: "M4 20h4L19 9l-4-4L4 16z", undo: "M9 7L4 12l5 5 M4 12h11a4 4 0 0 1 0 8h-3",
+  up: "M7 11l4-8c2 0 3 1 3 3v3h5l-2 10H7z M3 11h4v8H3z", down: "M17 13l-4 8c-2 0-3-1-3-3v-3H5L7 5h10z M21 13h-4V5h4z",
+  retry: "M20 12a8 8 0 1 1-3-6 M20 3v5h-5", new: "M12 5v14 M5 12h14", json: "M8 4c-4 0 0 8-4 8c4 0 0 8 4 8 M16 4c4 0 0 8 4 8c-4 0 0 8-4 8",
+  markdown: "M12 4v11 M7 11l5 5l5-5 M5 20h14",
+};
 const LATE = 2000; // ms without a sign of life after which the panel says that it waits
 
 // ---- messages: the same steps as messages.py
@@ -36,6 +42,15 @@ function make(tag, attributes = {}, ...children) {
   }
   element.append(...children.filter((child) => child != null));
   return element;
+}
+
+function icon(name) {
+  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  const path = document.createElementNS("http://www.w3.org/2000/svg", "path");
+  for (const [key, value] of Object.entries({ viewBox: "0 0 24 24", class: "csp-icon", "aria-hidden": "true" })) svg.setAttribute(key, value);
+  path.setAttribute("d", ICONS[name]);
+  svg.append(path);
+  return svg;
 }
 
 function setText(element, text) {
@@ -140,19 +155,19 @@ class TurnView {
     const running = message.state === "running";
     this.userActions.replaceChildren(
       make("time", { datetime: message.at }, new Date(message.at).toLocaleTimeString(chat.language, { hour: "2-digit", minute: "2-digit" })),
-      chat.button("copy", w.copy, "⧉", () => chat.copy(message.text)),
+      chat.button("copy", w.copy, () => chat.copy(message.text)),
       ...(isLast && !busy ? [
-        chat.button("edit", w.edit, "✎", () => chat.startEdit(message.text)), chat.button("undo", w.undo, "↶", () => chat.act({ type: "undo" })),
+        chat.button("edit", w.edit, () => chat.startEdit(message.text)), chat.button("undo", w.undo, () => chat.act({ type: "undo" })),
       ] : []));
-    const rate = (name, label, icon, value) => {
-      const button = chat.button(name, label, icon, () => chat.rate(message, value));
+    const rate = (name, label, value) => {
+      const button = chat.button(name, label, () => chat.rate(message, value));
       button.setAttribute("aria-pressed", String(message.rating === value));
       return button;
     };
     this.botActions.replaceChildren(
-      ...(message.reply && !running ? [chat.button("copy", w.copy, "⧉", () => chat.copy(message.reply))] : []),
-      ...(message.parts.length && !running ? [rate("up", w.up, "👍", 1), rate("down", w.down, "👎", -1)] : []),
-      ...(isLast && !busy ? [chat.button("retry", w.retry, "⟳", () => chat.act({ type: "retry" }), message.state === "failed" ? w.retry : "")] : []));
+      ...(message.reply && !running ? [chat.button("copy", w.copy, () => chat.copy(message.reply))] : []),
+      ...(message.parts.length && !running ? [rate("up", w.up, 1), rate("down", w.down, -1)] : []),
+      ...(isLast && !busy ? [chat.button("retry", w.retry, () => chat.act({ type: "retry" }), message.state === "failed" ? w.retry : "")] : []));
   }
 }
 
@@ -203,9 +218,9 @@ class Chat {
     this.watch = setInterval(() => { if (this.info && !this.info.engine.ok && !this.busy && !document.hidden) this.check(true); }, 3000);
   }
 
-  button(name, label, icon, onclick, text = "") {
+  button(name, label, onclick, text = "") {
     return make("button", { type: "button", class: `csp-button csp-do-${name}`, title: label, "aria-label": label, onclick },
-      make("span", { "aria-hidden": "true" }, icon), text ? ` ${text}` : null);
+      icon(name), text ? ` ${text}` : null);
   }
 
   setLanguage(language, tell = true) {
@@ -225,9 +240,9 @@ class Chat {
     setText(this.newest, `↓ ${w.newest}`);
     const other = language === "zh" ? "en" : "zh";
     this.tools.replaceChildren(
-      this.customers, this.button("new", w.new, "＋", () => this.act({ type: "new" })),
-      this.button("json", w.json, "{ }", () => this.act({ type: "export", form: "json" }, false)),
-      this.button("markdown", w.markdown, "⇩", () => this.act({ type: "export", form: "markdown" }, false)),
+      this.customers, this.button("new", w.new, () => this.act({ type: "new" })),
+      this.button("json", w.json, () => this.act({ type: "export", form: "json" }, false)),
+      this.button("markdown", w.markdown, () => this.act({ type: "export", form: "markdown" }, false)),
       make("button", { type: "button", class: "csp-button csp-do-language", lang: other, "aria-label": w.language_label, onclick: () => this.setLanguage(other) }, w.language));
     this.chips.replaceChildren(...w.try.map((text) => make("button", { type: "button", class: "csp-chip", onclick: () => this.say(text) }, text)));
     if (tell) this.host.setLanguage(language);
