@@ -93,7 +93,7 @@ def postgres() -> Iterator[str]:
             wait_until_it_answers(url, server)
             yield url
         finally:
-            server.send_signal(signal.SIGINT)  # the fast way down: it waits for no client
+            server.send_signal(signal.SIGQUIT)  # at once: nothing of it is kept
             server.wait(30)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

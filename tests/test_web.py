@@ -15,6 +15,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from csproto.orders import Faults
 from csproto.server import free_port
 from csproto.store import Audit
 from csproto.web.app import create_app
@@ -195,15 +196,17 @@ def test_a_client_that_goes_away_frees_its_generation(serving, make_assistant, e
     assert state["messages"][0]["state"] in ("stopped", "done")
 
 
-def test_stop_ends_an_answer(serving) -> None:
-    url = serving()
+def test_stop_ends_an_answer(serving, make_assistant) -> None:
+    """The order system takes half a second, so that the answer cannot be complete before it is stopped."""
+    url = serving(create_app(make_assistant(Faults(latency=0.5)), limits=ROOMY))
     with (
         httpx.Client(base_url=url, timeout=30) as client,
+        httpx.Client(base_url=url, timeout=30) as other,
         client.stream("POST", "/api/chat/stream", json={"input": "我要退换货,订单号123456,衣服尺码偏小"}) as answer,
     ):
         cookie = {"Cookie": answer.headers["set-cookie"].split(";")[0]}
         began = time.monotonic()
-        state = httpx.post(f"{url}/api/session/stop", json={}, headers=cookie, timeout=20).json()
+        state = other.post("/api/session/stop", json={}, headers=cookie).json()
         assert time.monotonic() - began < 2
         assert state["messages"][0]["state"] == "stopped"
         last = events("".join(answer.iter_text()))[-1]

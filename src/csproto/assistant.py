@@ -298,7 +298,7 @@ class _Run:
     def _reply(self, part: Part) -> Iterator[Event]:
         """Generate, check and pass on sentence by sentence; one bad sentence, and the rest is the template's."""
         sentences: queue.SimpleQueue[str | BaseException | None] = queue.SimpleQueue()
-        worker = threading.Thread(target=self._generate, args=(sentences,), daemon=True)
+        worker = threading.Thread(target=self._generate, args=(sentences, part.facts), daemon=True)
         worker.start()
         try:
             while isinstance(sentence := sentences.get(), str):
@@ -328,7 +328,7 @@ class _Run:
             part.reply += piece
             yield self._shown(piece)
 
-    def _generate(self, sentences: "queue.SimpleQueue[str | BaseException | None]") -> None:
+    def _generate(self, sentences: "queue.SimpleQueue[str | BaseException | None]", facts: dict[str, str]) -> None:
         """Run the reply program; sentences go into the queue as they are complete, then None or the error."""
         cutter = reply_program.SentenceCutter()
 
@@ -341,7 +341,7 @@ class _Run:
             state = reply_program.program().run(
                 transcript,
                 temperature=self.assistant.temperature,
-                backend=self._backend(on_text=on_text),
+                backend=self._backend(ebnf=reply_program.grammar(facts), on_text=on_text),
                 use_thread=False,
             )
             self._count(state.get_meta_info("reply"))

@@ -144,6 +144,16 @@ def brief(action: str, rule: str, language: str, facts: Mapping[str, str]) -> st
     )
 
 
+def grammar(facts: Mapping[str, str]) -> str:
+    """The EBNF of a reply: any text, but whole numbers of the facts are the only digits in it. What they are said to be, the check looks at."""
+    numbers = dict.fromkeys(re.findall(r"\d+", unicodedata.normalize("NFKC", " ".join(facts.values()))))
+    text = r"[^0-9\x00-\x1f<>{}|\uff10-\uff19]"
+    if not numbers:
+        return f"root ::= {text}+\n"
+    choice = " | ".join(f'"{number}"' for number in numbers)
+    return f"root ::= {text}* (number {text}+)* number?\nnumber ::= {choice}\n"
+
+
 def ungrounded(sentence: str, rule: str, language: str, facts: Mapping[str, str]) -> str | None:
     """Why a sentence may not be shown under a rule, or None when all it says is covered by the facts.
 
