@@ -6,7 +6,7 @@ RUN := $(VENV)/bin
 STAMP := $(VENV)/.ready-$(GPU)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint serve lab notebooks clean
+.PHONY: help setup demo test test-all lint serve web lab notebooks clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -33,6 +33,9 @@ lint: $(STAMP) ## ruff and mypy
 
 serve: $(STAMP) ## keep a server running for the other commands and the notebooks
 	$(RUN)/csproto serve
+
+web: $(STAMP) ## the assistant as a web page and JSON API on this machine
+	$(RUN)/csproto web
 
 lab: $(STAMP) ## JupyterLab with the notebooks
 	$(RUN)/jupyter lab notebooks

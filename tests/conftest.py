@@ -11,9 +11,11 @@ import pytest
 from sqlalchemy.engine import Engine
 
 from csproto import demo
+from csproto.cpu import make_torchvision_importable
 from csproto.server import Server
 from csproto.store import open_engine
 
+make_torchvision_importable()  # tests import sglang themselves
 ROOT = Path(__file__).resolve().parents[1]
 NOW = datetime(2026, 3, 10, 4, 0, tzinfo=UTC)  # noon in Shanghai
 

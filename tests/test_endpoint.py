@@ -128,7 +128,7 @@ def test_trap_failed_gen_then_append_hangs_for_ever(server, endpoint) -> None:
     @sgl.function
     def program(s):
         s += sgl.user("hi")
-        s += sgl.assistant(sgl.gen("answer", max_tokens=8, regex="("))
+        s += sgl.assistant(sgl.gen("answer", max_tokens=8, regex="(?=a)b"))
         s += sgl.user("more")
         s += sgl.user("and more")
 
@@ -149,7 +149,7 @@ def test_trap_a_rejected_grammar_in_a_stream_is_silent(server, endpoint) -> None
     @sgl.function
     def program(s):
         s += sgl.user("hi")
-        s += sgl.assistant(sgl.gen("answer", max_tokens=8, regex="("))
+        s += sgl.assistant(sgl.gen("answer", max_tokens=8, regex="(?=a)b"))
 
     raw = RuntimeEndpoint(server[0], api_key=server[1], chat_template_name="chatml")
     with pytest.raises(RequestRefused):

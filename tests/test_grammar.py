@@ -1,6 +1,7 @@
 """The grammar: every sentence it allows is valid JSON and valid for the model, whatever the model's weights are."""
 
 import json
+import random
 from typing import Annotated, Literal
 
 import pytest
@@ -8,8 +9,10 @@ import xgrammar
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field
+from transformers import PreTrainedTokenizerFast
 
 from csproto.grammar import GrammarError, to_ebnf
+from csproto.settings import MINI_MODEL
 from csproto.transcript import clean
 from csproto.triage import Act, Intent, Triage, canonical_order_id, grammar, order_id_candidates
 
@@ -103,6 +106,25 @@ def test_every_triage_can_be_written_and_read_back(triage: Triage) -> None:
 )
 def test_slots_can_only_be_copied_from_the_message(message: str, wire: str, allowed: bool) -> None:
     assert accepts(grammar(message), wire) is allowed
+
+
+@pytest.mark.parametrize("message", [None, "退货 订单JD-2026 1105 尺码偏小, ship to 12 Oak St"])
+def test_every_token_the_mask_offers_is_taken_and_every_walk_ends_in_valid_json(message: str | None) -> None:
+    """Random walks over the shipped tokenizer, the way a model of random weights would go."""
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(MINI_MODEL / "tokenizer.json"))
+    size = len(tokenizer)
+    info = xgrammar.TokenizerInfo.from_huggingface(tokenizer, vocab_size=size, stop_token_ids=[2])
+    compiled = xgrammar.GrammarCompiler(info).compile_grammar(grammar(message))
+    mask, pick = xgrammar.allocate_token_bitmask(1, size), random.Random(0)
+    for _ in range(25):
+        matcher, ids = xgrammar.GrammarMatcher(compiled), []
+        while not matcher.is_terminated():
+            matcher.fill_next_token_bitmask(mask)
+            allowed = [32 * i + b for i, word in enumerate(mask[0].tolist()) for b in range(32) if word >> b & 1]
+            token = 2 if 2 in allowed else pick.choice(allowed)
+            assert matcher.accept_token(token), tokenizer.decode([*ids, token])
+            ids.append(token)
+        Triage.model_validate_json(tokenizer.decode(ids[:-1]))
 
 
 @given(st.text(max_size=60))

@@ -12,7 +12,11 @@ NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 PARAMETER_SETS = {
     "01_quickstart": [
         {},
-        {"CUSTOMER": "C001", "RETURN_TEXT": "想退货 单号123456 尺码小了", "URGE_TEXT": "789012 怎么还不发 快点"},
+        {
+            "CUSTOMER": "C001",
+            "RETURN_TEXT": "我要退换货,订单号123456,颜色不喜欢",
+            "URGE_TEXT": "789012 怎么还不发 快点",
+        },
     ],
 }
 MUST_FAIL = {"01_quickstart": {"RETURN_TEXT": "谢谢"}}

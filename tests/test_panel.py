@@ -26,6 +26,8 @@ from csproto.panel.words import words
 from csproto.server import NoServer
 from csproto.store import Audit, ConversationRow, Ticket
 
+pytestmark = pytest.mark.long
+
 DEAD = "http://127.0.0.1:9"  # nobody listens on the discard port
 HUMAN = "I want to talk to a human agent"  # a message that writes a ticket each time
 

@@ -22,6 +22,8 @@ from csproto.web.app import create_app
 from csproto.web.limits import Limits
 from csproto.web.visitors import COOKIE, Signer
 
+pytestmark = pytest.mark.long
+
 DEAD = "http://127.0.0.1:9"
 HUMAN = "I want to talk to a human agent"  # a message that writes a ticket each time
 ROOMY = Limits(burst=10_000, per_minute=10_000)
@@ -272,6 +274,7 @@ def test_sessions_are_bounded_in_number_and_age(make_assistant) -> None:
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.long
 def test_fifty_sessions_of_three_turns_do_not_mix(serving) -> None:
     """Each asks for another order of its customer: an answer with somebody else's number would be a leak."""
     url = serving(burst=10_000, per_minute=10_000, running=8)

@@ -275,7 +275,9 @@ class _Run:
             return {}
         if write.kind in ("handoff", "complaint"):
             write = replace(write, detail=self._summary(write.detail))
-        number = self.assistant.orders.write(f"{key}:{write.kind}", facts.customer_id, write, self.now, decision.rule)
+        number = self.assistant.orders.write(
+            f"{key}:{write.kind}:{write.order_id}", facts.customer_id, write, self.now, decision.rule
+        )
         return {"ticket": f"T{number:05d}"} if number else {}
 
     def _summary(self, reason: str) -> str:

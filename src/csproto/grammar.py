@@ -22,10 +22,11 @@ from csproto.errors import CsprotoError
 SAFE_CHARACTER = r"[ !#-\[\]-~\u00a1-\u1fff\u2010-\u2027\u2030-\u205e\u2070-\ud7ff\uf900-\ufffc]"
 DEFAULT_MAX_LENGTH = 100
 DEFAULT_MAX_ITEMS = 8
+LONGEST_REPEAT = 100
 _CLASS_PATTERN = re.compile(r"^\^(\[(?:[^\]\\]|\\.)+\])\{(\d+),(\d+)\}\$$")
 
 
-SPAN_CHARACTERS = 240  # of a message that a copied field may draw on: one small rule each
+SPAN_CHARACTERS = 160  # of a message that a copied field may draw on: one small rule each
 
 
 @dataclass(frozen=True)
@@ -125,13 +126,19 @@ def _unwrap(kind: Any) -> tuple[Any, tuple[Any, ...]]:
 def _string(metadata: tuple[Any, ...], where: str) -> str:
     pattern = next((p for m in metadata if (p := getattr(m, "pattern", None))), None)
     if pattern is None:
-        return f'"\\"" {SAFE_CHARACTER}{{0,{_max_length(metadata, DEFAULT_MAX_LENGTH)}}} "\\""'
+        return f'"\\"" {_up_to(_max_length(metadata, DEFAULT_MAX_LENGTH))} "\\""'
     match = _CLASS_PATTERN.match(pattern)
     if not match or '"' in match[1] or "\\" in match[1]:
         raise GrammarError(
             f"{where}: the pattern {pattern!r} is not one plain character class with a repeat such as ^[0-9A-Z]{{6,20}}$."
         )
     return f'"\\"" {match[1]}{{{match[2]},{match[3]}}} "\\""'
+
+
+def _up_to(most: int) -> str:
+    """At most that many safe characters, in pieces: above 128 repeats xgrammar 0.2.7 offers tokens that it then refuses."""
+    pieces = [min(LONGEST_REPEAT, most - start) for start in range(0, most, LONGEST_REPEAT)]
+    return " ".join(f"{SAFE_CHARACTER}{{0,{piece}}}" for piece in pieces)
 
 
 def _copied(copied: Copied, message: str, name: str, rules: dict[str, str]) -> str:

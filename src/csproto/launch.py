@@ -22,7 +22,7 @@ def main() -> None:
     arguments = sys.argv[1:]
     for name, flag in (("CSPROTO_SERVER_API_KEY", "--api-key"), ("CSPROTO_SERVER_ADMIN_KEY", "--admin-api-key")):
         if key := os.environ.pop(name, ""):
-            arguments += [flag, key]
+            arguments.append(f"{flag}={key}")  # a key may begin with a hyphen
 
     from sglang.srt.plugins import load_plugins
 

@@ -112,6 +112,9 @@ CLAIMS = [
         "status.delivered",
         "return.too_late",
     ),
+    _claim(  # a carrier that is not the one in the facts, which are taken out before this is looked for
+        r"顺丰|中通|圆通|申通|韵达|极兔|德邦|邮政|京东(?:快递|物流)|\b(?:DHL|UPS|EMS|FedEx|USPS|YTO|ZTO|SF Express|JD Logistics|Royal Mail)\b"
+    ),
     _claim(  # nothing has changed
         r"没有(?:做任何|任何|改动|改变|变化)|什么都没有?改|未作任何|未改动|nothing (?:was|has been) (?:changed|modified)|no change was|unchanged",
         "pending.",

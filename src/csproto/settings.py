@@ -12,7 +12,7 @@ SGLANG_VERSION = "0.5.23"  # the release every fact in this project was checked 
 
 MAX_MESSAGE_CHARS = 2_000
 MAX_TURNS = 60  # per conversation
-TRIAGE_TOKENS = 200
+TRIAGE_TOKENS = 1_000  # the grammar ends a triage long before
 REPLY_TOKENS = 120
 
 

@@ -12,6 +12,8 @@ from csproto.assistant import Assistant
 from csproto.endpoint import Endpoint
 from csproto.orders import Faults, OrderApi
 from csproto.shop import open_database
+
+pytestmark = pytest.mark.long
 faults = Faults()
 assistant = Assistant(Endpoint(os.environ["CSPROTO_BASE_URL"], os.environ.get("CSPROTO_API_KEY")), OrderApi(open_database(), faults, budget=10.0))
 panel = ChatPanel(assistant, language="en")

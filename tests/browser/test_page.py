@@ -13,6 +13,8 @@ from sqlalchemy.orm import Session
 
 from csproto.store import Ticket
 
+pytestmark = pytest.mark.long
+
 HUMAN = "I want to talk to a human agent"  # a message that writes a ticket each time
 HOSTILE = [
     "<script>window.__xss=1</script>",

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from csproto import settings
-from csproto.cli.common import AsJson, app, out, progress
+from csproto.cli.common import AsJson, BaseUrl, app, out, progress
 from csproto.errors import CsprotoError
 
 model_app = typer.Typer(no_args_is_help=True, help="The mini model that ships with the project.")
@@ -52,6 +52,19 @@ def serve(
             path.unlink(missing_ok=True)
     finally:
         server.stop()
+
+
+@app.command()
+def web(
+    host: Annotated[str, typer.Option(help="Where to listen; beyond this machine only on purpose.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The page's port.")] = 8000,
+    base_url: BaseUrl = None,
+) -> None:
+    """Serve the assistant as a web page and a JSON API."""
+    from csproto.web import main as serve_page
+
+    with progress() as say:
+        serve_page(host, port, base_url, say)
 
 
 @app.command()

@@ -10,6 +10,8 @@ from csproto.settings import SGLANG_VERSION
 
 logger = logging.getLogger(__name__)
 
+ATTENTION = "csproto_cpu"  # the attention backend of this package, as `--attention-backend` names it
+
 
 def activate() -> str | None:
     """Name the platform class, or None where another accelerator serves (sglang/srt/platforms/__init__.py, `_resolve_platform`)."""

@@ -11,7 +11,7 @@ from sglang.srt.layers.attention.torch_native_backend import TorchNativeAttnBack
 from sglang.srt.layers.radix_attention import AttentionType
 from torch.nn.functional import scaled_dot_product_attention
 
-NAME = "csproto_cpu"
+from csproto.cpu import ATTENTION
 
 
 class BatchedAttnBackend(TorchNativeAttnBackend):
@@ -101,5 +101,5 @@ def register() -> None:
     from sglang.srt.arg_groups.choices import add_attention_backend_choices
     from sglang.srt.layers.attention.attention_registry import register_attention_backend
 
-    add_attention_backend_choices([NAME])
-    register_attention_backend(NAME)(BatchedAttnBackend)
+    add_attention_backend_choices([ATTENTION])
+    register_attention_backend(ATTENTION)(BatchedAttnBackend)

@@ -386,6 +386,7 @@ static void attend(pass_t *p, int64_t t, int h, int thread) {
         float *s = scores + (int64_t)g * stride, top = s[0], total = 0;
         for (int j = 1; j < length; j++) top = s[j] > top ? s[j] : top;
         for (int j = 0; j < length; j++) total += s[j] = exponential((s[j] - top) * m->scale);
+        for (int j = 0; j < length; j++) s[j] = rounded(s[j]); /* as PyTorch's attention does, after the sum */
         factor[g] = 1.f / total;
     }
     for (int j = 0; j < length; j += 4) {

@@ -6,6 +6,8 @@ from sglang.srt.platforms.cpu import CpuSRTPlatform
 from sglang.srt.platforms.device_mixin import PlatformEnum
 from sglang.srt.platforms.interface import PlatformCapabilities
 
+from csproto.cpu import ATTENTION
+
 
 class AnyCpuPlatform(CpuSRTPlatform):
     """SGLang's own CPU platform, declared out of tree so that it looks for no AMX kernels (`SGLANG_USE_CPU_ENGINE` would)."""
@@ -19,21 +21,21 @@ class AnyCpuPlatform(CpuSRTPlatform):
         """True: the in-tree CPU device needs kernels that no wheel carries (sglang/srt/platforms/device_mixin.py)."""
         return True
 
-    def get_default_attention_backend(self) -> str:
-        """Attention for whole batches in plain PyTorch; naming `torch_native` instead also turns the C kernel off."""
-        from csproto.cpu.attention import NAME
-
-        return NAME
-
     def apply_server_args_defaults(self, server_args: Any) -> None:
-        """Sleep while idle: the scheduler otherwise keeps a core busy asking for requests (managers/scheduler.py, `init_idle_sleeper`)."""
+        """What serves a CPU best; a flag on the command line wins.
+
+        attention_backend: arg_groups/platform_hook.py, `handle_cpu_backends`, has asked for AMX by now, which no wheel brings. Naming `torch_native` also turns the C kernel off. sleep_on_idle: managers/scheduler.py, `init_idle_sleeper`; without it the scheduler keeps a
+        core busy asking for requests.
+        """
+        if server_args.attention_backend in (None, "intel_amx"):
+            server_args.attention_backend = ATTENTION
         server_args.sleep_on_idle = True
 
     def post_load_model(self, model: Any) -> None:
         """Let the C kernel run the model (model_executor/model_runner.py, `load_model`)."""
         from sglang.srt.runtime_context import get_exec
 
-        from csproto.cpu import attention, engine
+        from csproto.cpu import engine
 
-        if get_exec().kernel.attention_backend == attention.NAME:
+        if get_exec().kernel.attention_backend == ATTENTION:
             engine.accelerate(model)
