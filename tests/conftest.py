@@ -4,11 +4,11 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from sqlalchemy.engine import Engine
+from support import NOW
 
 from csproto import demo
 from csproto.cpu import make_torchvision_importable
@@ -16,8 +16,6 @@ from csproto.server import Server
 from csproto.store import open_engine
 
 make_torchvision_importable()  # tests import sglang themselves
-ROOT = Path(__file__).resolve().parents[1]
-NOW = datetime(2026, 3, 10, 4, 0, tzinfo=UTC)  # noon in Shanghai
 
 
 @pytest.fixture(scope="session", autouse=True)

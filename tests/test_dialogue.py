@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 import pytest
-from conftest import NOW, ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import NOW, ROOT
 from test_policy import CANCEL, MOVE, NO, RETURN, SHANGHAI, YES, I, ago, an_order, customer, says
 
 from csproto import demo

@@ -16,10 +16,10 @@ from threading import Barrier
 
 import pytest
 import yaml
-from conftest import NOW, ROOT
 from sqlalchemy import func, select
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
+from support import NOW, ROOT
 from test_dialogue import applied
 
 from csproto import demo

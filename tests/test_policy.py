@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 import yaml
-from conftest import NOW, ROOT
+from support import NOW, ROOT
 
 from csproto.dialogue import DialogueState, decide
 from csproto.orders import CustomerFacts, OrderView

@@ -5,7 +5,7 @@ from dataclasses import replace
 from datetime import date, datetime
 
 import pytest
-from conftest import NOW
+from support import NOW
 from test_policy import ROWS, SHANGHAI, Row, an_order, says
 from test_reply import LANGUAGES, facts_of, facts_under
 
