@@ -24,7 +24,7 @@ test: $(STAMP) lint ## lint, types and all tests
 	$(RUN)/pytest
 
 test-all: $(STAMP) lint ## the long suites too
-	$(RUN)/pytest -m ""
+	$(RUN)/pytest -m "" tests tests/browser
 
 lint: $(STAMP) ## ruff and mypy
 	$(RUN)/ruff check .
