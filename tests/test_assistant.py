@@ -150,10 +150,9 @@ def test_200_triages_of_random_weights_are_all_valid(random_model) -> None:
 
     valid = 0
     for i in range(200):
-        backend = random_model.with_options(CallOptions(ebnf=grammar()))
-        state = long_triage.run(
-            text=(HOSTILE + VARIED)[i % 20][:100], temperature=1.0, backend=backend, use_thread=False
-        )
+        text = clean((HOSTILE + VARIED)[i % 20][:100])
+        backend = random_model.with_options(CallOptions(ebnf=grammar(text)))
+        state = long_triage.run(text=text, temperature=1.0, backend=backend, use_thread=False)
         json.loads(state["triage"])
         Triage.model_validate_json(state["triage"])
         valid += 1
