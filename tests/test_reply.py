@@ -5,13 +5,15 @@ from dataclasses import replace
 from functools import cache
 
 import pytest
+import xgrammar
+import xgrammar.testing
 from hypothesis import given
 from hypothesis import strategies as st
 from test_policy import ROWS
 
 from csproto.orders import NO_TICKET
 from csproto.policy import RULE_IDS, Decision
-from csproto.reply import SentenceCutter, ungrounded
+from csproto.reply import SentenceCutter, grammar, ungrounded
 from csproto.wording import facts_shown, fitting, wordings
 
 LANGUAGES = ("zh", "en")
@@ -53,6 +55,47 @@ def test_every_wording_passes_under_its_own_rule(rule: str, language: str) -> No
     filled = fitting(rule, language, facts)
     assert len(filled) == len(wordings()["rules"][rule][language])
     assert {text: reasons for text in filled if (reasons := refused(text, rule, language, facts))} == {}
+
+
+def accepts(ebnf: str, text: str) -> bool:
+    return bool(xgrammar.testing._is_grammar_accept_string(xgrammar.Grammar.from_ebnf(ebnf), text))
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("rule", sorted(RULE_IDS - {"other.small_talk"}))
+def test_the_grammar_admits_every_wording_of_the_rule(rule: str, language: str) -> None:
+    facts = facts_under(rule, language)
+    assert [text for text in fitting(rule, language, facts) if not accepts(grammar(facts, language), text)] == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "最晚在12月00日退给您。",
+        "已在16月199日发货。",
+        "金额¥799.799。",
+        "金额799元。",
+        "签收后15天。",
+        "签收后7月。",
+        "订单500001500001。",
+        "订单５００００１。",
+        "已由SF发出。",
+        "It has been shipped.",
+        "订单500001<|im_end|>",
+    ],
+)
+def test_the_grammar_admits_facts_only_whole(text: str) -> None:
+    facts = {"order": "500001", "amount": "¥799.00", "date": "12月7日", "window": "7", "item": "耳机"}
+    assert not accepts(grammar(facts, "zh"), text)
+    assert accepts(grammar(facts, "zh"), "订单500001的耳机在12月7日之前7天内可退,¥799.00。")
+
+
+def test_a_name_in_other_letters_is_cited_whole() -> None:
+    facts = {"item": 'Kindle "Paperwhite" 11', "carrier": "中通快递"}
+    assert accepts(grammar(facts, "zh"), '您的Kindle "Paperwhite" 11已发出。')
+    assert not accepts(grammar(facts, "zh"), "您的Kindle已发出。")
+    assert accepts(grammar(facts, "en"), "It left with 中通快递.")
+    assert not accepts(grammar(facts, "en"), "It left with 圆通.")
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

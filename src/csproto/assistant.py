@@ -343,7 +343,7 @@ class _Run:
             state = reply_program.program().run(
                 transcript,
                 temperature=self.assistant.temperature,
-                backend=self._backend(ebnf=reply_program.grammar(facts), on_text=on_text),
+                backend=self._backend(ebnf=reply_program.grammar(facts, self.language), on_text=on_text),
                 use_thread=False,
             )
             self._count(state.get_meta_info("reply"))

@@ -147,14 +147,31 @@ def brief(action: str, rule: str, language: str, facts: Mapping[str, str]) -> st
     )
 
 
-def grammar(facts: Mapping[str, str]) -> str:
-    """The EBNF of a reply: any text, but whole numbers of the facts are the only digits in it. What they are said to be, the check looks at."""
-    numbers = dict.fromkeys(re.findall(r"\d+", unicodedata.normalize("NFKC", " ".join(facts.values()))))
-    text = r"[^0-9\x00-\x1f<>{}|\uff10-\uff19]"
-    if not numbers:
+# What a reply is written in, digits, marks of currency and braces apart: those come from the facts or not at all.
+PLAIN_CHARACTERS = {
+    "zh": r"[ !-#'-),./:;?~\u2010-\u2027\u3000-\u303f\u3400-\u9fff\uff01-\uff03\uff05-\uff0f\uff1a-\uff20\uff5e]",
+    "en": r"[ !-#'-),-/:;?A-Za-z~\u00c0-\u024f\u2010-\u2027-]",
+}
+
+
+DAYS = ("天", "日内", " days", " day", "-day")
+
+
+def grammar(facts: Mapping[str, str], language: str) -> str:
+    """The EBNF of a reply: any text in the language; what is not plain text of it (a number, a date, a price, a name in other letters) is a whole value of a fact."""
+    plain = re.compile(PLAIN_CHARACTERS[language])
+    values = [value for value in _values(facts) if re.sub(plain, "", value) and value.isprintable()]
+    text = PLAIN_CHARACTERS[language]
+    if not values:
         return f"root ::= {text}+\n"
-    choice = " | ".join(f'"{number}"' for number in numbers)
-    return f"root ::= {text}* (number {text}+)* number?\nnumber ::= {choice}\n"
+    choice = " | ".join(json.dumps(value, ensure_ascii=False) for value in dict.fromkeys(values))
+    return f"root ::= {text}* (value {text}+)* value?\nvalue ::= {choice}\n"
+
+
+def _values(facts: Mapping[str, str]) -> list[str]:
+    """What may be cited: of a list of orders each number too, and a number of days only with its unit."""
+    days = [f"{facts['window']}{unit}" for unit in DAYS] if "window" in facts else []
+    return [*(v for k, v in facts.items() if k != "window"), *DIGITS.findall(facts.get("orders", "")), *days]
 
 
 def ungrounded(sentence: str, rule: str, language: str, facts: Mapping[str, str]) -> str | None:

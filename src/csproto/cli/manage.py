@@ -150,16 +150,17 @@ def model_build(
     ),
     to: Annotated[Path, typer.Option(help="Where the finished model is written.")] = settings.MINI_MODEL,
     tokens: Annotated[int, typer.Option(help="Millions of tokens to train on; 0 takes the recipe's.")] = 0,
+    start: Annotated[Path | None, typer.Option("--from", help="Begin with this finished model's weights.")] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
 ) -> None:
-    """Train the mini model from scratch (hours on two cores, minutes on a GPU); interrupt and resume at will."""
+    """Train the mini model, from scratch unless told otherwise (hours on two cores, minutes on a GPU); interrupt and resume at will."""
     import logging
 
     from csproto.minimodel.train import Recipe, Training
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     recipe = Recipe(tokens=tokens * 1_000_000) if tokens else Recipe()
-    training = Training(folder, recipe, device)
+    training = Training(folder, recipe, device, start)
     training.run()
     training.export(to)
     out.print(f"wrote {to}")

@@ -141,6 +141,9 @@ class Engine:
         self.watched = [inner.norm.weight, inner.embed_tokens.weight, self.kv_pool.get_key_buffer(0)]
         self.addresses = [tensor.data_ptr() for tensor in self.watched]
         library.start_threads(torch.get_num_threads())
+        torch.set_num_threads(
+            1
+        )  # what is left to PyTorch is small: a second OpenMP thread costs argmax more than it gives
         self.scratch = torch.empty(library.scratch_bytes(ctypes.byref(self.shape)), dtype=torch.uint8)
         self.plain_logits = _are_plain(model.logits_processor)
 

@@ -22,13 +22,16 @@ class AnyCpuPlatform(CpuSRTPlatform):
         return True
 
     def apply_server_args_defaults(self, server_args: Any) -> None:
-        """What serves a CPU best; a flag on the command line wins.
+        """What serves a CPU best.
 
-        attention_backend: arg_groups/platform_hook.py, `handle_cpu_backends`, has asked for AMX by now, which no wheel brings. Naming `torch_native` also turns the C kernel off. sleep_on_idle: managers/scheduler.py, `init_idle_sleeper`; without it the scheduler keeps a
-        core busy asking for requests.
+        attention_backend: arg_groups/platform_hook.py, `handle_cpu_backends`, has asked for AMX by now, which no wheel brings. Naming `torch_native`
+        on the command line keeps that, and turns the C kernel off. disable_overlap_schedule: managers/scheduler.py, `event_loop_overlap`, handles the
+        result of a step only after the next one, which on a CPU is finished by then: later first tokens, and a step for nothing at the end of a request.
+        sleep_on_idle: `init_idle_sleeper`; without it the scheduler keeps a core busy asking for requests.
         """
         if server_args.attention_backend in (None, "intel_amx"):
             server_args.attention_backend = ATTENTION
+        server_args.disable_overlap_schedule = True
         server_args.sleep_on_idle = True
 
     def post_load_model(self, model: Any) -> None:

@@ -18,9 +18,9 @@ from csproto.reply import brief
 from csproto.transcript import MINI_PROMPT, Role, clean
 from csproto.triage import Act, Intent, Triage
 
-DRILLS = 0.35  # the share of samples that only repeat what was said: copying ids, reasons and addresses is a skill of its own
+DRILLS = 0.12  # the share of samples that only repeat what was said: copying ids, reasons and addresses is a skill of its own
 OPENING_ONLY = (
-    0.75  # the share of samples that end after the first triage: understanding takes the most practice per token
+    0.80  # the share of samples that end after the first triage: understanding takes the most practice per token
 )
 CATEGORIES = ("clothing", "home", "electronics", "clothing", "home", "electronics", "fresh", "custom", "digital")
 GREETING = re.compile(

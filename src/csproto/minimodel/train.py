@@ -2,6 +2,8 @@
 
 import json
 import logging
+import random
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -23,6 +25,8 @@ from csproto.minimodel.corpus import Piece, conversations
 logger = logging.getLogger(__name__)
 
 USER_WEIGHT = 0.15  # the loss on customers' words: they teach the language, though the model never has to write them
+USER_SHARE = 0.5  # of their tokens that carry it, drawn anew each time: the output layer is a third of the work
+FIRST_WEIGHT = 3.0  # the first token the model writes is the intent: the hardest choice of all
 CHUNK = 1_024  # conversations generated, sorted by length and batched together
 
 
@@ -65,7 +69,7 @@ def model_config(recipe: Recipe) -> Qwen2Config:
 
 
 def encoded(pieces: list[Piece], plain: Tokenizer, rough: Tokenizer) -> tuple[list[int], list[float]]:
-    """Token ids of a transcript and, for each, the weight of its prediction in the loss."""
+    """Token ids of a transcript and, for each, the weight of its prediction in the loss. Draws from `random`."""
     ids: list[int] = []
     weights: list[float] = []
 
@@ -77,11 +81,12 @@ def encoded(pieces: list[Piece], plain: Tokenizer, rough: Tokenizer) -> tuple[li
     exact = pieces[0].content == "copy"  # what has to be repeated is read as it will be written
     for piece in pieces:
         add(f"<|im_start|>{piece.role}\n", 0.0)
-        add(
-            piece.content,
-            1.0 if piece.learn else USER_WEIGHT if piece.role == "user" else 0.0,
-            plain if exact or piece.role != "user" else rough,
-        )
+        place = len(ids)
+        add(piece.content, float(piece.learn), plain if exact or piece.role != "user" else rough)
+        if piece.learn:
+            weights[place] = FIRST_WEIGHT
+        elif piece.role == "user":
+            weights[place:] = [USER_WEIGHT * (random.random() < USER_SHARE) for _ in ids[place:]]
         if piece.more:
             add(f" {piece.more}", 0.0)
         add("<|im_end|>", 1.0 if piece.learn and not piece.more else 0.0)
@@ -143,12 +148,18 @@ def learning_rate(recipe: Recipe, done: float) -> float:
 class Training:
     """A run in a folder: weights, optimizer, average and place are kept there, so that it can go on where it stopped."""
 
-    def __init__(self, folder: Path, recipe: Recipe, device: str = "cpu") -> None:
+    def __init__(self, folder: Path, recipe: Recipe, device: str = "cpu", start: Path | None = None) -> None:
+        """`start` is a finished model whose weights and tokenizer a new run begins with; the recipe's shape must be its own."""
         self.folder, self.recipe, self.device = folder, recipe, device
         folder.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(recipe.seed)
-        self.tokenizer = tokenizers.train()
+        random.seed(recipe.seed)
+        if start and not (folder / "tokenizer.json").exists():
+            shutil.copy(start / "tokenizer.json", folder)
+        self.tokenizer = self._tokenizer()
         self.model = Qwen2ForCausalLM(model_config(recipe)).to(device=device, dtype=torch.float32)
+        if start:
+            self.model.load_state_dict(Qwen2ForCausalLM.from_pretrained(start, dtype=torch.float32).state_dict())
         self.compiled = torch.compile(self.model.model, dynamic=True)
         self.average = {name: value.detach().clone() for name, value in self.model.named_parameters()}
         decayed = [p for p in self.model.parameters() if p.dim() > 1]
@@ -162,6 +173,13 @@ class Training:
         self.step, self.tokens, self.chunk, self.seconds = 0, 0, 0, 0.0
         if (folder / "checkpoint.pt").exists():
             self._load()
+
+    def _tokenizer(self) -> Tokenizer:
+        """Learnt once and kept with the run: seeds that change between two stages must not change what a token is."""
+        path = self.folder / "tokenizer.json"
+        if not path.exists():
+            tokenizers.train().save(str(path))
+        return Tokenizer.from_file(str(path))
 
     def run(self) -> None:
         """Train until the recipe's tokens are used up; interrupt it at any time."""
