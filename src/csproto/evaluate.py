@@ -2,12 +2,15 @@
 
 import json
 import math
+import re
 import shutil
 import tempfile
+import unicodedata
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from csproto.endpoint import Endpoint
 
 SETS = (DATA / "eval" / "handwritten.jsonl", DATA / "eval" / "dialogues.jsonl")
+STOCK = DATA / "eval" / "stock_phrases.txt"  # what everybody says (退货, hello): these lines stand in the corpus too
 SLOTS = ("reason", "address", "more")
 
 
@@ -241,12 +245,14 @@ class Report:
         third = frame[(frame.turn == 3) & frame.want_action.notna()]
         errors = frame["error"].fillna("")
         replies = int(frame.replies.sum()) if "replies" in frame else 0
+        seen = frame.text.map(normal).isin(stock_phrases() | {""}) if "text" in frame else pd.Series(False, frame.index)
         figures = {
             "n": len(frame),
             "intent_accuracy": self.share("intent"),
             "intent_ci95": [round(x, 4) for x in wilson(right, n)],
             "by_intent": {name: round(row.accuracy, 4) for name, row in self.by_intent().iterrows()},
             "by_lang": {lang: Report(group.copy(), self.repeat)._short() for lang, group in frame.groupby("lang")},
+            "intent_accuracy_without_stock_phrases": Report(frame[~seen].copy()).share("intent"),
             "order_id_exact": self.share("order_id"),
             "action_accuracy": self.share("action"),
             "third_turn_accuracy": round(float(third.all_right.mean()), 4) if len(third) else None,
@@ -288,6 +294,18 @@ class Report:
         """One JSON object per turn: what was expected and what came."""
         records = json.loads(self.frame.to_json(orient="records", force_ascii=False))
         path.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records), encoding="utf-8")
+
+
+def normal(text: str) -> str:
+    """A line for comparing sets with the corpus: NFKC, lower case, letters only, single spaces."""
+    text = re.sub(r"[^\w']|[\d_]", " ", unicodedata.normalize("NFKC", text).lower())
+    return re.sub(r"(?<=[\u3400-\u9fff]) +(?=[\u3400-\u9fff])", "", " ".join(text.split()))
+
+
+@cache
+def stock_phrases() -> frozenset[str]:
+    """The normalised lines that the sets may share with the corpus."""
+    return frozenset(line for line in STOCK.read_text(encoding="utf-8").splitlines() if line)
 
 
 def keyword_report(cases: Sequence[Case]) -> dict[str, Any]:

@@ -53,11 +53,17 @@ def canonical_order_id(text: str) -> str:
     return re.sub(r"[^0-9A-Z]", "", unicodedata.normalize("NFKC", text).upper())
 
 
+TELEPHONE = re.compile(
+    r"(?<![0-9A-Za-z])(?:\+\d[\d -]{7,15}\d|(?:86[ -]?)?1[3-9]\d[ -]?\d{4}[ -]?\d{4})(?![0-9A-Za-z])"
+)
+ID_RUN = re.compile(r"(?:(?<![A-Za-z])[A-Za-z]{1,4}[ -]?)?(?<![0-9])\d[0-9A-Za-z]*(?:[ -][0-9A-Za-z]*\d[0-9A-Za-z]*)*")
+
+
 def order_id_candidates(text: str) -> list[str]:
     """What in a message could be an order id, as it stands there: runs of at least four digits, with letters, spaces and hyphens in all the ways
-    customers put them. Which one it is, if any, the model decides."""
+    customers put them. Telephone numbers (Chinese mobile numbers, or a plus in front) are none. Which one it is, if any, the model decides."""
     found: list[str] = []
-    for run in re.finditer(r"(?:[A-Za-z]{1,4}[ -]?)?\d[0-9A-Za-z]*(?:[ -][0-9A-Za-z]*\d[0-9A-Za-z]*)*", text):
+    for run in ID_RUN.finditer(TELEPHONE.sub("\n", text)):
         found += [run[0], re.sub(r"^[A-Za-z]+[ -]?", "", run[0]), *re.split(r"[ -]", run[0])]
     return [c for c in dict.fromkeys(found) if len(re.findall(r"\d", c)) >= 4 and len(c) <= 32]
 
@@ -65,7 +71,7 @@ def order_id_candidates(text: str) -> list[str]:
 class Triage(BaseModel):
     """A customer's wish. Every field but the intent is left out of the JSON when it has its default."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)  # the input is the customer's own words
 
     intent: Intent
     act: Act = Act.ASK

@@ -173,9 +173,8 @@ class Speaker:
                 fresh = pick.random() < 0.45 and intent in REASONS
                 return pick.choice(lists[REASONS[intent]]) if fresh or not literal else literal
             case "address":
-                return _vary_digits(
-                    pick.choice(lists["addresses"]) if not literal or pick.random() < 0.5 else literal, pick
-                )
+                another = not literal or (_is_street(literal) and pick.random() < 0.5)
+                return _vary_digits(pick.choice(lists["addresses"]) if another else str(literal), pick)
             case "money":
                 return pick.choice(
                     (str(pick.randrange(5, 9999)), f"{pick.randrange(5, 999)}.{pick.randrange(100):02d}")
@@ -188,6 +187,11 @@ class Speaker:
                 )
             case _:
                 return pick.choice(lists[{"date": "dates", "item": "items", "city": "cities", "name": "names"}[kind]])
+
+
+def _is_street(text: str) -> bool:
+    """Whether an address is one of a street: a new name or telephone number stands in a sentence that speaks of one."""
+    return len(text) >= 8 and len(re.findall(r"\d", text)) < len(text) / 2
 
 
 def _vary_digits(text: str, pick: random.Random) -> str:
