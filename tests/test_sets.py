@@ -38,7 +38,8 @@ def runs(text: str, language: str) -> set[str]:
 def test_the_sets_are_large_enough() -> None:
     single, dialogues = (load_cases(path) for path in SETS)
     per_intent = Counter(case.turns[0].expect.intent for case in single)
-    assert len(single) >= 400 and sum(case.lang == "zh" for case in single) >= 250
+    assert len(single) >= 400
+    assert sum(case.lang == "zh" for case in single) >= 250
     assert {intent: n for intent in Intent if (n := per_intent[intent]) < 25} == {}
     assert sum(len(case.turns) >= 3 for case in dialogues) >= 60
     assert all(turn.expect.intent and turn.expect.action for case in dialogues for turn in case.turns)

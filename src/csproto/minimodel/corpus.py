@@ -125,6 +125,7 @@ class _Dialogue:
         ]
         if last:
             options += [("follow", 18), ("correct", 7)]
+            options += [("take back", 60)] if last.intent is Intent.RETURN_EXCHANGE else []
         match pick.choices([o[0] for o in options], [o[1] for o in options])[0]:
             case "other":
                 return speaker.wish(Intent.OTHER)
@@ -140,6 +141,8 @@ class _Dialogue:
                 return self._unasked("confirm", Act.CONFIRM)
             case "no":
                 return self._unasked("deny", Act.DENY)
+            case "take back":
+                return speaker.listed("take_back", Intent.RETURN_EXCHANGE, Act.DENY)
             case "follow":
                 return speaker.wish(self._intent(), with_order=False)
             case "correct":
