@@ -20,7 +20,7 @@ from csproto.triage import Act, Intent, Triage
 
 DRILLS = 0.12  # the share of samples that only repeat what was said: copying ids, reasons and addresses is a skill of its own
 OPENING_ONLY = (
-    0.80  # the share of samples that end after the first triage: understanding takes the most practice per token
+    0.85  # the share of samples that end after the first triage: understanding takes the most practice per token
 )
 CATEGORIES = ("clothing", "home", "electronics", "clothing", "home", "electronics", "fresh", "custom", "digital")
 GREETING = re.compile(
@@ -71,7 +71,7 @@ def small_talk_kind(text: str) -> str:
 class _Dialogue:
     def __init__(self, pick: random.Random) -> None:
         self.pick = pick
-        self.language = "zh" if pick.random() < 0.58 else "en"
+        self.language = "zh" if pick.random() < 0.48 else "en"
         self.now = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(days=pick.randrange(730), minutes=pick.randrange(1440))
         self.facts = self._customer()
         self.state = DialogueState()
