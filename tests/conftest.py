@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from databases import empty_database, postgres, postgres_database  # noqa: F401
+from hypothesis import settings as examples
 from sqlalchemy.engine import Engine
 from support import NOW
 
@@ -16,6 +18,10 @@ from csproto.server import Server
 from csproto.store import open_engine
 
 make_torchvision_importable()  # tests import sglang themselves
+
+# How long an example takes says more about the machine than about the code. `make test-all` sets CSPROTO_LONG.
+examples.register_profile("house", deadline=None, max_examples=2_000 if os.environ.get("CSPROTO_LONG") == "1" else 100)
+examples.load_profile("house")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -3,6 +3,8 @@
 import socket
 import threading
 import time
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import sglang as sgl
@@ -120,16 +122,120 @@ def test_stop_frees_the_server_at_once(endpoint, delay: float) -> None:
 
 # -- the DSL's traps: what happens without the endpoint, then with it
 
+PATIENCE = 5  # seconds after which a call that should have ended long ago is said to hang
+NO_SCHEMA = '{"type": "no such type"}'  # the server refuses it
 
-def test_trap_the_template_is_chosen_by_the_models_path(server, endpoint) -> None:
+
+class Attempt(threading.Thread):
+    """Something tried in a thread of its own, so that it may hang; a daemon, so that the tests end all the same."""
+
+    def __init__(self, what: Callable[[], object]) -> None:
+        super().__init__(daemon=True)
+        self.what, self.found, self.until = what, None, time.monotonic() + PATIENCE
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self.found = self.what()
+        except BaseException as error:
+            self.found = error
+
+    @property
+    def hangs(self) -> bool:
+        """Whether it has not ended when patience has."""
+        self.join(max(0.0, self.until - time.monotonic()))
+        return self.is_alive()
+
+    @property
+    def outcome(self) -> Any:
+        """What it returned, or the error it raised."""
+        assert not self.hangs
+        return self.found
+
+
+@pytest.fixture
+def raw(server) -> RuntimeEndpoint:
+    """The DSL's own endpoint."""
+    return RuntimeEndpoint(server[0], api_key=server[1])
+
+
+@sgl.function
+def refused(s):
+    s += sgl.user("hi")
+    s += sgl.assistant(sgl.gen("answer", max_tokens=4, json_schema=NO_SCHEMA))
+
+
+@sgl.function
+def persistent(s):
+    """A program that notices that it has no answer and asks again in plainer words, as one would write it."""
+    s += sgl.user("hi")
+    s += sgl.assistant(sgl.gen("answer", max_tokens=4, json_schema=NO_SCHEMA))
+    if s.get_meta_info("answer") is None:
+        s += sgl.user("hello?")
+        s += sgl.assistant(sgl.gen("second", max_tokens=4))
+
+
+@pytest.mark.filterwarnings("ignore:Error in stream_executor")
+def test_trap_a_failed_generation_is_told_to_nobody(raw, endpoint) -> None:
+    """Raw: a warning, and a KeyError for the answer. Ours: the server's reason, raised where it happened."""
+    state = refused.run(backend=raw)
+    with pytest.raises(KeyError, match="answer"):
+        state["answer"]
+    with pytest.raises(RequestRefused, match=r"(?i)schema|grammar"):
+        refused.run(backend=endpoint, use_thread=False)
+
+
+@pytest.mark.filterwarnings("ignore:Error in stream_executor")
+def test_trap_a_program_that_goes_on_after_a_failure_hangs(raw, endpoint) -> None:
+    """Raw: what is appended after the failure is never worked off, so reading it, the text or even the error waits for ever. Ours: raised."""
+    state = persistent.run(backend=raw)
+    attempts = [Attempt(read) for read in (lambda: state["second"], state.text, state.error)]
+    assert all(attempt.hangs for attempt in attempts)
+    ours = Attempt(lambda: persistent.run(backend=endpoint, use_thread=False))
+    assert isinstance(ours.outcome, RequestRefused)
+
+
+@pytest.mark.filterwarnings("ignore:Error in stream_executor")
+def test_trap_a_stream_that_fails_looks_like_one_that_is_empty(raw, endpoint) -> None:
+    """Raw: whoever reads the stream of a prompt that is too long sees no text and no error. Ours: raised."""
+    text = "长" * 60_000
+    attempt = Attempt(lambda: list(answer.run(text=text, backend=raw, stream=True).text_iter("answer")))
+    assert "".join(attempt.outcome) == ""
+    with pytest.raises(RequestRefused, match=r"(?i)long|length|exceed"):
+        run(endpoint, text)
+
+
+def test_trap_a_stream_that_is_given_up_looks_like_one_that_is_finished(raw, endpoint) -> None:
+    """Raw: a grammar that is refused leaves a stray token, no error, and the word abort in the figures. Ours: raised."""
+    state = refused.run(backend=raw, stream=True)
+    attempt = Attempt(lambda: list(state.text_iter("answer")))
+    assert isinstance(attempt.outcome, list)
+    assert state.error() is None
+    assert state.get_meta_info("answer")["finish_reason"]["type"] == "abort"
+    with pytest.raises(RequestRefused, match=r"(?i)schema|grammar"):
+        refused.run(backend=endpoint, use_thread=False)
+
+
+def test_trap_a_server_that_falls_silent_is_waited_for_without_end(endpoint) -> None:
+    """Raw: no time-out anywhere, not even when it is made. Ours: EngineTimeout, when it is made and in the midst of an answer."""
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen()
+        url = f"http://127.0.0.1:{deaf.getsockname()[1]}"
+        assert Attempt(lambda: RuntimeEndpoint(url)).hangs
+        ours = Attempt(lambda: Endpoint(url, read_timeout=0.5))
+        assert isinstance(ours.outcome, EngineTimeout)
+        impatient = Endpoint(endpoint.base_url, endpoint.api_key, read_timeout=0.5)
+        impatient.base_url = url
+        answering = Attempt(lambda: answer.run(text="hi", backend=impatient, use_thread=False))
+        assert isinstance(answering.outcome, EngineTimeout)
+
+
+def test_trap_the_template_is_chosen_by_the_models_path(raw, endpoint) -> None:
     """Raw: the folder's name is no model the DSL knows, so roles become USER: and ASSISTANT:. Ours: ChatML."""
-    raw = RuntimeEndpoint(server[0], api_key=server[1])
     state = answer.run(text="hi", tokens=1, backend=raw, use_thread=False)
     assert state.text().startswith("USER:")
-    assert endpoint.get_chat_template().name == "chatml"
-
-
-def test_trap_requests_have_no_time_out(endpoint) -> None:
-    """Raw: urllib waits as long as the server does. Ours: every call has one."""
-    assert endpoint._timeout.connect_timeout
-    assert endpoint._timeout.read_timeout
+    ours = answer.run(
+        text="hi", tokens=96, backend=endpoint.with_options(CallOptions(ebnf=grammar())), use_thread=False
+    )
+    assert ours.text().startswith("<|im_start|>user\nhi<|im_end|>")

@@ -156,6 +156,26 @@ def test_a_telephone_number_is_no_candidate(phone: str) -> None:
     assert order_id_candidates(f"call {phone} about 13800138000123") == ["13800138000123"]
 
 
+@pytest.mark.parametrize(
+    ("text", "acts"),
+    [
+        ("no", {"deny"}),
+        ("不", {"deny"}),
+        ("是", {"confirm"}),
+        ("Yes!", {"confirm"}),
+        ("no, leave it", {"ask", "deny", "correct"}),
+        ("不是这个 是另外一个", {"ask", "deny", "correct"}),
+        ("please don't do it", {"ask", "deny", "correct"}),
+        ("没问题", {"ask", "confirm", "deny", "correct"}),
+        ("yes, I don't need it", {"ask", "confirm", "deny", "correct"}),
+    ],
+)
+def test_nothing_that_denies_can_be_a_yes(text: str, acts: set[str]) -> None:
+    written = {Act.ASK: '{"intent":"cancel_order"}'}
+    wires = {act: written.get(act, f'{{"intent":"cancel_order","act":"{act}"}}') for act in Act}
+    assert {str(act) for act, wire in wires.items() if accepts(grammar(text), wire)} == acts
+
+
 def test_says_what_it_cannot_do() -> None:
     class Optional(BaseModel):
         a: str = ""

@@ -85,6 +85,7 @@ RETURN, RETURN_BROKEN = says(I.RETURN_EXCHANGE, reason="too small"), says(I.RETU
 CANCEL, YES, NO = says(I.CANCEL_ORDER), says(I.OTHER, Act.CONFIRM), says(I.OTHER, Act.DENY)
 MOVE = says(I.CHANGE_ADDRESS, address="长沙岳麓区麓山南路932号")
 PAY = says(I.PAYMENT_ISSUE, reason="charged twice")
+OPEN_RETURN = an_order(refund="requested", refund_at=ago(1))
 OPENED = {"category": "digital", "opened": True}
 
 ROWS = [
@@ -149,6 +150,36 @@ ROWS = [
     Row("return, paid", RETURN_BROKEN, an_order("paid"), "confirm_cancel", "return.not_shipped", waiting="yes"),
     Row("return, paid, yes", YES, an_order("paid"), "cancelled", "cancel.done", "cancel", before=(RETURN,)),
     Row("return, on its way", RETURN, an_order("shipped"), "cancel_locked", "return.in_transit"),
+    # returns that are taken back
+    Row("no, after a return", NO, OPEN_RETURN, "confirm_withdraw", "withdraw.confirm", before=(RETURN,), waiting="yes"),
+    Row(
+        "no to a return named",
+        says(I.RETURN_EXCHANGE, Act.DENY, order_id="123456"),
+        OPEN_RETURN,
+        "confirm_withdraw",
+        "withdraw.confirm",
+        waiting="yes",
+    ),
+    Row("cancel, a return is open", CANCEL, OPEN_RETURN, "confirm_withdraw", "withdraw.confirm", waiting="yes"),
+    Row("yes, take it back", YES, OPEN_RETURN, "return_withdrawn", "withdraw.done", "withdraw", before=(RETURN, NO)),
+    Row("yes, cancel the return", YES, OPEN_RETURN, "return_withdrawn", "withdraw.done", "withdraw", before=(CANCEL,)),
+    Row("no, keep the return", NO, OPEN_RETURN, "dropped", "pending.dropped", before=(RETURN, NO)),
+    Row(
+        "no, after an approved refund",
+        NO,
+        an_order(refund="approved", refund_at=ago(1)),
+        "nothing_pending",
+        "pending.none",
+        before=(RETURN,),
+    ),
+    Row(
+        "no, to something else",
+        says(I.INVOICE, Act.DENY),
+        OPEN_RETURN,
+        "nothing_pending",
+        "pending.none",
+        before=(RETURN,),
+    ),
     # refunds
     Row("no refund", says(I.REFUND_STATUS), an_order(), "refund_progress", "refund.none"),
     *(

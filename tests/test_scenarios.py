@@ -1,20 +1,15 @@
 """The scenarios: that the files are sound, that the policy agrees with every expectation (no model), and that the real server passes."""
 
-import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from rehearsal import Rehearsal
 
 from csproto import scenarios
-from csproto.assistant import Assistant, Event, Part, Token, _Run
-from csproto.conversation import Conversation
-from csproto.endpoint import StopSignal
-from csproto.orders import OrderApi
-from csproto.policy import ACTIONS, RULE_IDS, default_rules
-from csproto.scenarios import NOW, Final, Result, Scenario, ScenarioError, load
-from csproto.transcript import Message, clean
+from csproto.policy import ACTIONS, RULE_IDS
+from csproto.scenarios import Final, Result, Scenario, ScenarioError, load
+from csproto.transcript import clean
 from csproto.triage import Triage, canonical_order_id
 from csproto.wording import language_of
 
@@ -95,34 +90,12 @@ def test_a_bad_file_is_named(tmp_path: Path, text: str, complaint: str) -> None:
     assert complaint in str(caught.value)
 
 
-# Without a model: a reader's labels in place of the triage, the plainest templates in place of the model's words, and the real thing between.
-
-
-class HonestRun(_Run):
-    def _triage(self) -> Triage:
-        self.conversation.transcript.append(Message("user", self.text))
-        return self.assistant.labels[self.conversation.turns]
-
-    def _reply(self, part: Part) -> Iterator[Token]:
-        yield from self._fall_back(part)
-        self._append("assistant", part.reply)
-
-
-class Rehearsal(Assistant):
-    def __init__(self, orders: OrderApi, scenario: Scenario) -> None:
-        self.orders, self.clock, self.rules = orders, lambda: NOW, default_rules()
-        self.labels = [Triage(**step.triage.model_dump()) for step in scenario.turns]
-
-    def open(self, customer_id: str) -> Conversation:
-        self.orders.known(customer_id)
-        return Conversation(customer_id, NOW)
-
-    def stream(self, conversation: Conversation, text: str, stop: StopSignal | None = None) -> Iterator[Event]:
-        yield from HonestRun(self, conversation, clean(text), StopSignal(), time.perf_counter()).events()
+# Without a model.
 
 
 def rehearse(scenario: Scenario) -> Result:
-    return scenarios.run(scenario, lambda orders: Rehearsal(orders, scenario))
+    labels = [Triage(**step.triage.model_dump()) for step in scenario.turns]
+    return scenarios.run(scenario, lambda orders: Rehearsal(orders, lambda conversation, _: labels[conversation.turns]))
 
 
 @pytest.mark.parametrize("scenario", ALL, ids=lambda s: f"{s.family}: {s.name}")
@@ -175,18 +148,14 @@ def test_a_wish_too_many_or_too_few_is_found() -> None:
 
 def test_runs_are_apart_and_counted() -> None:
     chosen = [named("greeting"), named("return inside seven days"), named("yes to nothing")] * 2
-    labels = {s.turns[0].say: s for s in chosen}
+    labels = {s.turns[0].say: Triage(**s.turns[0].triage.model_dump()) for s in chosen}
     seen: list[tuple[int, int]] = []
-
-    class ByMessage(Rehearsal):
-        def __init__(self, orders: OrderApi) -> None:
-            super().__init__(orders, chosen[0])
-
-        def turn(self, conversation: Conversation, text: str):
-            self.labels = [Triage(**labels[text].turns[0].triage.model_dump())]
-            return super().turn(conversation, text)
-
-    results = scenarios.run_all(chosen, ByMessage, workers=3, progress=lambda done, total: seen.append((done, total)))
+    results = scenarios.run_all(
+        chosen,
+        lambda orders: Rehearsal(orders, lambda _, text: labels[text]),
+        workers=3,
+        progress=lambda done, total: seen.append((done, total)),
+    )
     assert [r.name for r in results] == [s.name for s in chosen]
     assert seen[-1] == (6, 6)
     report = scenarios.summary([*results, Result("happy_path", "greeting", ("turn 1: wrong",))])

@@ -2,123 +2,36 @@
 
 import hashlib
 import hmac
+import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
+from rich.console import Console
+from rich.progress import Progress
+
 from csproto import reply as reply_program
 from csproto import settings, triage, wording
-from csproto.conversation import Conversation
-from csproto.dialogue import decide, further_wishes
+from csproto.bounds import Bounds, MessageRefused
+from csproto.conversation import Conversation, Step, UnderWay
+from csproto.dialogue import DialogueState, decide, further_wishes
 from csproto.endpoint import CallOptions, Endpoint, EngineError, Stopped, StopSignal, Usage
-from csproto.errors import CsprotoError
-from csproto.orders import CustomerFacts, OrderApi, OrderSystemDown
+from csproto.masking import masked
+from csproto.orders import CustomerFacts, OrderApi, OrderMoved, OrderSystemDown
 from csproto.policy import Decision, Rules, default_rules
-from csproto.transcript import Message, Role, clean, system_prompt
+from csproto.transcript import Message, Role, system_prompt
 from csproto.triage import Intent, Triage
+from csproto.turn import Decided, Done, Event, Part, Token, Triaged, Turn
 
+__all__ = ["Assistant", "Decided", "Done", "Event", "MessageRefused", "Part", "Token", "Triaged", "Turn"]
 
-class MessageRefused(CsprotoError):
-    """A message the assistant does not take: empty, too long, or one too many."""
-
-
-@dataclass
-class Part:
-    """One decision of a turn and the reply to it; a message with two wishes has two."""
-
-    decision: Decision
-    facts: dict[str, str]
-    reply: str = ""
-    rejected: list[str] = field(default_factory=list)  # sentences the check refused, with the reason
-    fallback: bool = False  # the template was sent in place of the model's words
-
-
-@dataclass
-class Turn:
-    """Everything about one message and its answer: what `csproto ask --json` prints, and the trace the panel shows."""
-
-    text: str
-    triage: Triage
-    parts: list[Part]
-    usage: Usage
-    note: str = ""  # an extra sentence of ours: a reminder, or that the next wish is noted
-    reusable_tokens: int = 0  # tokens computed earlier in this conversation
-    reused_tokens: int = 0  # of these, how many came from the cache
-    ttft_ms: float = 0.0
-    total_ms: float = 0.0
-
-    @property
-    def decision(self) -> Decision:
-        """The decision on the message's first wish."""
-        return self.parts[0].decision
-
-    @property
-    def reply(self) -> str:
-        """All the customer reads."""
-        return " ".join(filter(None, [*(p.reply for p in self.parts), self.note]))
-
-    def as_dict(self) -> dict[str, Any]:
-        """The JSON form."""
-        usage = vars(self.usage) | {
-            "reusable_tokens": self.reusable_tokens,
-            "reused_tokens": self.reused_tokens,
-            "ttft_ms": round(self.ttft_ms, 1),
-            "total_ms": round(self.total_ms, 1),
-        }
-        return {
-            "triage": self.triage.model_dump(mode="json"),
-            "decision": _decision_dict(self.parts[0]),
-            "also": [_decision_dict(part) for part in self.parts[1:]],
-            "reply": self.reply,
-            "usage": usage,
-        }
-
-
-def _decision_dict(part: Part) -> dict[str, Any]:
-    return {
-        "action": part.decision.action,
-        "rule": part.decision.rule,
-        "source": default_rules().sources[part.decision.rule],
-        "facts": part.facts,
-        "grounded": not part.rejected,
-        "rejected": part.rejected,
-        "fallback": part.fallback,
-    }
-
-
-@dataclass(frozen=True)
-class Triaged:
-    """The model has understood the message."""
-
-    triage: Triage
-
-
-@dataclass(frozen=True)
-class Decided:
-    """A rule has fired and its write is done."""
-
-    part: Part
-
-
-@dataclass(frozen=True)
-class Token:
-    """A piece of the reply that has passed the check."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class Done:
-    """The turn is complete and saved."""
-
-    turn: Turn
-
-
-Event = Triaged | Decided | Token | Done
+DECISIONS = 3  # how often a decision is taken again because its order has moved on meanwhile
+logger = logging.getLogger(__name__)
 
 
 class Assistant:
@@ -126,6 +39,7 @@ class Assistant:
 
     clock: returns the present moment with its time zone; tests and notebooks set it.
     temperature: for triage and reply alike; 0 is greedy.
+    messages_per_minute: of one customer; None for any number. Safe to use from many threads.
     """
 
     def __init__(
@@ -136,8 +50,10 @@ class Assistant:
         clock: Callable[[], datetime] | None = None,
         rules: Rules | None = None,
         temperature: float = 0.0,
+        messages_per_minute: int | None = settings.MESSAGES_PER_MINUTE,
     ) -> None:
         self.endpoint, self.orders = endpoint, orders
+        self.bounds = Bounds(messages_per_minute)
         self.clock = clock or (lambda: datetime.now(UTC))
         self.rules = rules or default_rules()
         self.temperature = temperature
@@ -151,7 +67,7 @@ class Assistant:
         return conversation
 
     def turn(self, conversation: Conversation, text: str) -> Turn:
-        """Answer one message. Raises MessageRefused and EngineError; after either the conversation can go on."""
+        """Answer one message. Raises MessageRefused and EngineError, after which the conversation can go on, and CustomerUnknown for one erased meanwhile."""
         *_, last = self.stream(conversation, text)
         assert isinstance(last, Done)
         return last.turn
@@ -162,21 +78,37 @@ class Assistant:
         `stop` ends the work at once, before the first token too; `Stopped` is then raised. What was decided before stays decided.
         """
         began = time.perf_counter()
-        text = self._checked(conversation, text)
-        run = _Run(self, conversation, text, stop or StopSignal(), began)
-        yield from run.events()
+        with self.bounds.admitted(conversation, text) as message:
+            self.orders.known(conversation.customer_id)
+            yield from _Run(self, conversation, message, stop or StopSignal(), began).events()
 
-    def _checked(self, conversation: Conversation, text: str) -> str:
-        text = clean(text)
-        if not text:
-            raise MessageRefused("The message is empty. Write what you need, for example: 我的订单到哪了?")
-        if len(text) > settings.MAX_MESSAGE_CHARS:
-            raise MessageRefused(
-                f"The message has {len(text)} characters and {settings.MAX_MESSAGE_CHARS} are the most. Send it in a shorter form."
-            )
-        if conversation.turns >= settings.MAX_TURNS:
-            raise MessageRefused(f"This conversation has reached {settings.MAX_TURNS} messages. Start a new one.")
-        return text
+    def turns(
+        self, batch: Iterable[tuple[Conversation, str]], *, workers: int = 8, progress: bool = True
+    ) -> list[Turn | Exception]:
+        """Answer many messages, `workers` conversations at once. The results stand in the order of the batch, a failed message's error among them.
+
+        Messages of the same conversation are answered one after the other, as they stand in the batch. progress: a bar on stderr.
+        """
+        jobs, places = list(batch), dict[str, list[int]]()
+        for place, (conversation, _) in enumerate(jobs):
+            places.setdefault(conversation.id, []).append(place)
+        results: dict[int, Turn | Exception] = {}
+        with (
+            Progress(console=Console(stderr=True), transient=True, disable=not progress) as bar,
+            ThreadPoolExecutor(workers) as pool,
+        ):
+            task = bar.add_task("answering", total=len(jobs))
+
+            def answer(conversation_id: str) -> None:
+                for place in places[conversation_id]:
+                    try:
+                        results[place] = self.turn(*jobs[place])
+                    except Exception as error:  # one message's; the others go on
+                        results[place] = error
+                    bar.advance(task)
+
+            list(pool.map(answer, places))
+        return [results[place] for place in range(len(jobs))]
 
     def _salt(self, customer_id: str) -> str:
         """Keeps each customer's part of the prefix cache apart, so that timing tells nobody what another one wrote."""
@@ -197,12 +129,16 @@ class _Run:
         self.reusable = self.reused = 0
         self.now = assistant.clock()
         self.facts: CustomerFacts | None = None
+        self.before = replace(conversation, transcript=[*conversation.transcript], queue=[*conversation.queue])
+        under_way = conversation.under_way
+        self.interrupted = under_way if under_way and under_way.text == text else None  # by a crash
+        self.steps = [*self.interrupted.steps] if self.interrupted else []
 
     def events(self) -> Iterator[Event]:
         conversation = self.conversation
         conversation.trim()
-        understood = self._triage()
-        conversation.language = self.language
+        understood = self._remembered(self.interrupted) if self.interrupted else self._triage()
+        conversation.language, self.understood = self.language, understood
         yield Triaged(understood)
         turn = Turn(self.text, understood, [], self.usage)
         had_question = conversation.state.waiting
@@ -241,25 +177,51 @@ class _Run:
         conversation.transcript += [Message("user", self.text), Message("assistant", raw)]
         return understood
 
+    def _remembered(self, interrupted: UnderWay) -> Triage:
+        """What the model had made of this message before the crash: another answer could lead to other decisions."""
+        self.conversation.transcript += [Message("user", self.text), Message("assistant", interrupted.triage)]
+        return Triage.model_validate_json(interrupted.triage)
+
     # -- facts and decision
 
     def _decide(self, understood: Triage, place: int) -> Part:
         """Facts, decision and its write. When the order system fails, the decision says so and a human gets the wish."""
-        conversation, assistant = self.conversation, self.assistant
-        before, key = conversation.state, f"{conversation.id}:{conversation.turns}:{place}"
+        conversation, orders = self.conversation, self.assistant.orders
+        message = hashlib.sha256(self.text.encode()).hexdigest()[
+            :8
+        ]  # another message sent in the turn's place has other writes
+        before, key = conversation.state, f"{conversation.id}:{conversation.turns}:{place}:{message}"
         try:
-            facts = self.facts = self._look_up(understood)
-            decision, conversation.state = decide(understood, facts, before, self.now, assistant.rules)
-            say = dict(decision.say) | self._written(decision, facts, key)
+            decision, shown = self._settled(understood, place, key)
         except OrderSystemDown:
             conversation.state = before
-            decision, say = Decision("unavailable", "system.unavailable"), {}
-            assistant.orders.leave_ticket(
-                f"{key}:unavailable", conversation.customer_id, f"{understood.intent}: {self.text[:500]}", self.now
-            )
-        shown = wording.facts_shown(say, self.language)
+            decision, shown = Decision("unavailable", "system.unavailable"), {}
+            wish = f"{understood.intent}: {self.text[:500]}"
+            orders.leave_ticket(f"{key}:unavailable", conversation.customer_id, wish, self.now)
         self._append("system", reply_program.brief(decision.action, decision.rule, self.language, shown))
         return Part(decision, shown)
+
+    def _settled(self, understood: Triage, place: int, key: str) -> tuple[Decision, dict[str, str]]:
+        """The decision, its write made, and the facts to show. An order that moves on between facts and write is decided on again."""
+        conversation, before = self.conversation, self.conversation.state
+        for _ in range(DECISIONS):
+            facts = self.facts = self._look_up(understood)
+            if place == len(self.steps):
+                decision, state = decide(understood, facts, before, self.now, self.assistant.rules)
+                self.steps.append(self._step(decision, state))
+            decision, conversation.state = self.steps[place].decision, self.steps[place].state
+            try:
+                return decision, dict(decision.say) | self._written(decision, key)
+            except OrderMoved:
+                conversation.state, self.steps = before, self.steps[:place]
+        raise OrderSystemDown("The order changed each time it was looked at.")
+
+    def _step(self, decision: Decision, state: DialogueState) -> Step:
+        """A decision with everything about it settled: the facts as they will be read, and for a human what was said."""
+        write = decision.write
+        if write and write.kind in ("handoff", "complaint"):
+            write = replace(write, detail=self._summary(write.detail, state))
+        return Step(replace(decision, say=wording.facts_shown(decision.say, self.language), write=write), state)
 
     def _look_up(self, understood: Triage) -> CustomerFacts:
         """What the order system knows of the customer; small talk asks it nothing, and so survives its troubles."""
@@ -268,22 +230,22 @@ class _Run:
             return CustomerFacts(customer_id, (), self.now)
         return self.assistant.orders.facts(customer_id)
 
-    def _written(self, decision: Decision, facts: CustomerFacts, key: str) -> dict[str, str]:
-        """Make the decision's write; the ticket it opened becomes a fact."""
+    def _written(self, decision: Decision, key: str) -> dict[str, str]:
+        """Make the decision's write; the ticket it opened becomes a fact. Before it the decision is kept, should the process die."""
         write = decision.write
         if write is None:
             return {}
-        if write.kind in ("handoff", "complaint"):
-            write = replace(write, detail=self._summary(write.detail))
-        number = self.assistant.orders.write(
-            f"{key}:{write.kind}:{write.order_id}", facts.customer_id, write, self.now, decision.rule
+        orders, under_way = self.assistant.orders, UnderWay(self.text, self.understood.to_wire(), self.steps)
+        replace(self.before, under_way=under_way).save(orders.engine)
+        number = orders.write(
+            f"{key}:{write.kind}:{write.order_id}", self.conversation.customer_id, write, self.now, decision.rule
         )
         return {"ticket": f"T{number:05d}"} if number else {}
 
-    def _summary(self, reason: str) -> str:
+    def _summary(self, reason: str, state: DialogueState) -> str:
         """What a human agent needs to read first: the customer's last lines and the order under discussion."""
         said = [m.content for m in self.conversation.transcript if m.role == "user"][-5:]
-        head = f"order {self.conversation.state.order_id or 'not named'}; reason: {reason or 'not stated'}"
+        head = f"order {state.order_id or 'not named'}; reason: {reason or 'not stated'}"
         return head + "\n" + "\n".join(f"- {line[:200]}" for line in said)
 
     def _next_wishes(self, turn: Turn) -> list[Triage]:
@@ -376,8 +338,20 @@ class _Run:
         self.conversation.transcript.append(Message(role, content))
 
     def _close(self, turn: Turn) -> None:
-        self.conversation.turns += 1
-        self.conversation.save(self.assistant.orders.engine)
+        conversation = self.conversation
+        conversation.turns, conversation.under_way = conversation.turns + 1, None
+        conversation.save(self.assistant.orders.engine)
         turn.reusable_tokens, turn.reused_tokens = self.reusable, self.reused
         turn.total_ms = (time.perf_counter() - self.began) * 1000
         turn.ttft_ms = ((self.first_text_at or time.perf_counter()) - self.began) * 1000
+        self._log(turn)
+
+    def _log(self, turn: Turn) -> None:
+        """One line for the operator, with nothing personal in it."""
+        text = masked(self.text, [order.id for order in self.facts.orders] if self.facts else [])
+        decisions = ", ".join(f"{part.decision.action} by {part.decision.rule}" for part in turn.parts)
+        logger.info(
+            "conversation %s, turn %d: %r is %s %s: %s, %.0f ms",
+            *(self.conversation.id, self.conversation.turns, text, turn.triage.intent, turn.triage.act),
+            *(decisions or "stopped before a decision", turn.total_ms),
+        )

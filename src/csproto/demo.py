@@ -10,8 +10,9 @@ from sqlalchemy import delete
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
+from csproto.migrations import migrate
 from csproto.settings import DATA
-from csproto.store import Base, Customer, Order, create_schema
+from csproto.store import Base, Customer, Order
 
 CARRIERS = {"zh": ("顺丰速运", "中通快递", "圆通速递", "京东物流"), "en": ("SF Express", "DHL", "YTO", "JD Logistics")}
 GENERATED_ITEMS = {
@@ -50,8 +51,8 @@ HISTORIES: list[dict[str, Any]] = [  # one order in each state, as days before n
 
 
 def fill(engine: Engine, now: datetime, path: Path = DATA / "demo.yaml") -> tuple[int, int]:
-    """Create the schema and put the demo data in place of whatever is there. Returns the numbers of customers and orders."""
-    create_schema(engine)
+    """Create or update the schema and put the demo data in place of whatever is there. Returns the numbers of customers and orders."""
+    migrate(engine)
     raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     customers = [_customer(customer_id, values, now) for customer_id, values in raw["customers"].items()]
     orders = [_order(values, raw["customers"][values["customer"]]["language"], now) for values in raw["orders"]]

@@ -5,6 +5,7 @@ import unicodedata
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+from csproto.address import corrected
 from csproto.orders import CustomerFacts, OrderView
 from csproto.policy import APPLIES, Case, Decision, Rules, Waiting, Wish, default_rules
 from csproto.triage import Act, Intent, Triage
@@ -41,7 +42,7 @@ def decide(
     desk = _Desk(facts, state, now, rules or default_rules())
     if triage.act is Act.DENY:
         if not state.waiting:
-            return Decision("nothing_pending", "pending.none"), state
+            return desk.taken_back(triage)
         return Decision("dropped", "pending.dropped", desk.named(state.open_wish)), state.close()
     if triage.act is Act.CONFIRM:
         return desk.confirmed(triage)
@@ -60,7 +61,7 @@ def _merged(triage: Triage, state: DialogueState) -> Wish:
             wish,
             order_id=wish.order_id or old.order_id,
             reason=wish.reason or old.reason,
-            address=wish.address or old.address,
+            address=corrected(old.address, wish.address) if wish.address else old.address,
         )
     return wish
 
@@ -77,6 +78,11 @@ def _names(text: str, order_id: str) -> bool:
     """Whether an id stands in a text, however it is spaced: whole, for a longer number is another one."""
     spaced = "[ -]*".join(order_id)
     return bool(re.search(rf"(?<!\d){spaced}(?!\d)", unicodedata.normalize("NFKC", text).upper()))
+
+
+def _is_part(part: str, whole: str) -> bool:
+    """Whether an address is repeated, in part or as a whole: 2号 is no part of 22号."""
+    return bool(re.search(rf"(?<![0-9A-Za-z]){re.escape(part)}(?![0-9A-Za-z])", whole)) if part else True
 
 
 class _Desk:
@@ -97,23 +103,28 @@ class _Desk:
             triage.intent, open_wish.intent
         )
         other_order = bool(triage.order_id) and triage.order_id != open_wish.order_id
-        other_address = open_wish.intent is Intent.CHANGE_ADDRESS and triage.address not in open_wish.address
+        other_address = open_wish.intent is Intent.CHANGE_ADDRESS and not _is_part(triage.address, open_wish.address)
         if other_wish:
             return self.run(_merged(triage, self.state))
         if other_order or other_address or self.state.waiting != "yes":
-            return self.run(
-                replace(
-                    open_wish,
-                    order_id=triage.order_id or open_wish.order_id,
-                    address=triage.address or open_wish.address,
-                )
-            )
+            address = corrected(open_wish.address, triage.address) if triage.address else open_wish.address
+            return self.run(replace(open_wish, order_id=triage.order_id or open_wish.order_id, address=address))
         return self.run(open_wish, agreed=True)
 
     @staticmethod
     def _same_pending(said: Intent, asked: Intent) -> bool:
         """A return of goods that were not shipped is asked about as a cancellation: a yes may carry either name."""
         return {said, asked} == {Intent.RETURN_EXCHANGE, Intent.CANCEL_ORDER}
+
+    def taken_back(self, triage: Triage) -> tuple[Decision, DialogueState]:
+        """A no with nothing open: after a return was requested it can only mean that return, and is asked about; else it does nothing."""
+        last = self.state.wish
+        about_return = last is not None and last.intent is Intent.RETURN_EXCHANGE and not last.withdraw
+        order = self.facts.order(triage.order_id or (last.order_id if last and about_return else ""))
+        means_it = triage.intent in (Intent.RETURN_EXCHANGE, Intent.CANCEL_ORDER, Intent.OTHER)
+        if order and order.refund == "requested" and means_it and (about_return or triage.intent is not Intent.OTHER):
+            return self.run(Wish(Intent.RETURN_EXCHANGE, order.id, withdraw=True))
+        return Decision("nothing_pending", "pending.none"), self.state
 
     def corrected(self, triage: Triage) -> tuple[Decision, DialogueState]:
         """Run the open or last wish again with the slot that was put right; without a slot, with the other order."""
@@ -127,7 +138,7 @@ class _Desk:
                 replace(
                     base,
                     order_id=triage.order_id or base.order_id,
-                    address=triage.address or base.address,
+                    address=corrected(base.address, triage.address) if triage.address else base.address,
                     reason=triage.reason or base.reason,
                 )
             )
@@ -168,6 +179,10 @@ class _Desk:
                 return self._which(wish, candidates)
             order = candidates[0]
         wish = replace(wish, order_id=order.id)
+        if (
+            wish.intent is Intent.CANCEL_ORDER and order.refund == "requested"
+        ):  # what can still be cancelled is the return
+            wish, agreed = Wish(Intent.RETURN_EXCHANGE, order.id, withdraw=True), False
         decision, waiting = self.case.decide(wish, order, agreed)
         state = replace(self.state, order_id=order.id, wish=wish)
         if waiting:

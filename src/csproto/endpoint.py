@@ -277,7 +277,8 @@ def _lines(response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
 
 def _reason(data: bytes) -> str:
     try:
-        error = json.loads(data).get("error", {})
+        body = json.loads(data)
+        error = body.get("error", body)  # of a full queue or a time-out in it, the message stands at the top
         return str(error.get("message", error) if isinstance(error, dict) else error)
     except (ValueError, AttributeError):
         return data[:200].decode("utf-8", "replace") or "no reason given"

@@ -39,6 +39,13 @@ class Copied:
     choices: Callable[[str], list[str]] | None = None
 
 
+@dataclass(frozen=True)
+class Possible:
+    """Marks an enum field of which a message admits only some values. `choices` gives them; without the field's default among them, the field must be written."""
+
+    choices: Callable[[str], list[str]]
+
+
 class GrammarError(CsprotoError):
     """A model that cannot be put into a grammar, and how to change it."""
 
@@ -68,14 +75,20 @@ def _object(model: type[BaseModel], name: str, rules: dict[str, str], message: s
             )
         where = f"{model.__name__}.{key}"
         copied = next((m for m in field.metadata if isinstance(m, Copied)), None)
-        if copied and message is not None and not field.is_required():
+        possible = next((m for m in field.metadata if isinstance(m, Possible)), None)
+        required = field.is_required()
+        if possible and message is not None:
+            choices = possible.choices(message)
+            required = required or field.default not in choices
+            value = _choice([*choices], where, f"{name}_{key}", rules)
+        elif copied and message is not None and not field.is_required():
             value = _copied(copied, message, f"{name}_{key}", rules)
             if not value:
                 continue
         else:
             value = _value(_annotation(field), where, f"{name}_{key}", rules)
         pair = f"{_text(('' if position == 0 else ',') + _json(key) + ':')} {value}"
-        parts.append(pair if field.is_required() else f"({pair})?")
+        parts.append(pair if required else f"({pair})?")
     rules[name] = " ".join(['"{"', *parts, '"}"'])
     return name
 

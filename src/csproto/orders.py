@@ -5,26 +5,30 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import datetime
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, select, update
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
+from sqlalchemy.sql import ColumnElement
 
 from csproto.errors import CsprotoError
-from csproto.store import Audit, ConversationRow, Customer, Order, Ticket
+from csproto.store import ONE_OPEN, TICKET_SUMMARY, Audit, ConversationRow, Customer, Order, Ticket
 
 T = TypeVar("T")
 WriteKind = Literal[
-    "return", "urge", "cancel", "address", "invoice", "complaint", "handoff", "payment", "refund_overdue", "unavailable"
-]
-NO_TICKET = ("cancel", "address", "invoice")
-AUDIT_DETAIL = 500  # characters of a write's detail that its audit row keeps; the ticket has it all
+    "return", "withdraw", "urge", "cancel", "address", "invoice", "complaint", "handoff", "payment", "refund_overdue", "unavailable"
+]  # fmt: skip
+NO_TICKET = ("cancel", "address", "invoice", "withdraw")
 
 
 class OrderSystemDown(CsprotoError):
     """The order system failed or did not answer in time. What it was asked to write may or may not have happened."""
+
+
+class OrderMoved(CsprotoError):
+    """The order is no longer as it was when the write was decided on; nothing was written. Decide again."""
 
 
 class CustomerUnknown(CsprotoError):
@@ -72,7 +76,7 @@ class CustomerFacts:
 
 @dataclass(frozen=True)
 class Write:
-    """A change the order system is asked to make; all but cancellations, addresses and invoices open a ticket."""
+    """A change the order system is asked to make; all but those of `NO_TICKET` open a ticket."""
 
     kind: WriteKind
     order_id: str = ""
@@ -119,9 +123,14 @@ class OrderApi:
         self.attempts, self.budget = attempts, budget  # tries per call, seconds for all of them
 
     def known(self, customer_id: str) -> None:
-        """Raise CustomerUnknown unless the customer is on the books. A look at the session's own table: no fault applies."""
-        with Session(self.engine) as session:
-            _customer(session, customer_id)
+        """Raise CustomerUnknown unless the customer is on the books, OrderSystemDown when these cannot be read. No fault applies: it is the session's own table."""
+        try:
+            with Session(self.engine) as session:
+                _customer(session, customer_id)
+        except SQLAlchemyError as error:
+            raise OrderSystemDown(
+                f"The shop's database cannot be read: {_first_line(error)} Try again later."
+            ) from error
 
     def facts(self, customer_id: str) -> CustomerFacts:
         """What is known of a customer. Raises OrderSystemDown, and CustomerUnknown for one who was erased meanwhile."""
@@ -130,9 +139,17 @@ class OrderApi:
     def write(self, key: str, customer_id: str, write: Write, now: datetime, why: str) -> int:
         """Make one change and its audit row in one transaction; a key seen before changes nothing.
 
-        why: the rule that asked for it. Returns the number of the ticket that belongs to it, or 0. Raises OrderSystemDown when the retries are used up.
+        why: the rule that asked for it. Returns the number of the ticket that belongs to it, or 0. Raises OrderSystemDown when the retries are used
+        up, OrderMoved when the order is no longer as the rule found it, CustomerUnknown for one who was erased meanwhile.
         """
         return self._retried(lambda: self._write(key, customer_id, write, now, why), writes=True)
+
+    def change(self, session: Session, customer_id: str, write: Write, now: datetime) -> None:
+        """Change the order itself, inside the write's transaction. A shop whose orders live elsewhere overrides this and `facts`, so that repeating it does no harm.
+
+        Raises OrderMoved when the order is no longer as the rule found it.
+        """
+        _change(write, session.get_one(Order, write.order_id, with_for_update=True), customer_id, now)
 
     def leave_ticket(self, key: str, customer_id: str, summary: str, now: datetime) -> int:
         """Leave a wish that could not be served to a human. The ticket system is apart from the order system and its faults."""
@@ -140,8 +157,9 @@ class OrderApi:
         return self._write(key, customer_id, write, now, "system.unavailable")
 
     def forget(self, customer_id: str) -> None:
-        """Erase a customer with everything that names them."""
+        """Erase a customer with everything that names them. Writes in their name that are under way are waited for, later ones are refused."""
         with Session(self.engine) as session, session.begin():
+            session.get(Customer, customer_id, with_for_update=True)
             for table in (Ticket, Audit, ConversationRow, Order):
                 session.execute(delete(table).where(table.customer_id == customer_id))
             session.execute(delete(Customer).where(Customer.id == customer_id))
@@ -196,30 +214,20 @@ class OrderApi:
         try:
             with Session(self.engine) as session, session.begin():
                 audit = Audit(
-                    key=key,
-                    at=now,
-                    customer_id=customer_id,
-                    order_id=write.order_id,
-                    action=write.kind,
-                    rule=why,
-                    detail=write.detail[:AUDIT_DETAIL],
+                    key=key, at=now, customer_id=customer_id, order_id=write.order_id, action=write.kind, rule=why
                 )
                 session.add(audit)
                 session.flush()  # the second use of a key fails here, before anything else is touched
+                _customer(session, customer_id, with_for_update={"read": True})
                 if write.order_id:
-                    _change(write, session.get_one(Order, write.order_id, with_for_update=True), customer_id, now)
+                    self.change(session, customer_id, write, now)
+                if write.kind == "withdraw":
+                    session.execute(
+                        update(Ticket).where(*_open(customer_id, write.order_id, "return")).values(closed=True)
+                    )
                 if write.kind in NO_TICKET:
                     return 0
-                ticket = Ticket(
-                    customer_id=customer_id,
-                    order_id=write.order_id,
-                    kind=write.kind,
-                    escalated=write.escalated,
-                    summary=write.detail,
-                    created_at=now,
-                )
-                session.add(ticket)
-                session.flush()
+                ticket = _ticket(session, customer_id, write, now)
                 audit.detail = f"ticket {ticket.id}"
                 return ticket.id
         except IntegrityError:
@@ -236,24 +244,67 @@ class OrderApi:
             return 0 if audit.action in NO_TICKET else int(audit.detail.removeprefix("ticket "))
 
 
+STANDS: dict[str, Callable[[Order], bool]] = {  # what must be true of an order when a write reaches it
+    "cancel": lambda o: o.status in ("unpaid", "paid"),
+    "address": lambda o: o.status in ("unpaid", "paid"),
+    "invoice": lambda o: o.status in ("paid", "shipped", "delivered") and o.invoice == "none",
+    "return": lambda o: o.status == "delivered" and o.refund == "none",
+    "withdraw": lambda o: o.refund == "requested",
+    "urge": lambda o: o.status == "paid",
+    "refund_overdue": lambda o: o.refund == "approved",
+}
+
+
 def _change(write: Write, order: Order, customer_id: str, now: datetime) -> None:
-    """The change of state a write means. The row is locked; where its state has moved on meanwhile, it is left alone."""
+    """The change of state a write means. The row is locked: what is checked here cannot change before the write. Raises OrderMoved."""
     if order.customer_id != customer_id:
         raise PermissionError("a write must never reach another customer's order")
-    if write.kind == "cancel" and order.status in ("unpaid", "paid"):
+    if not STANDS.get(write.kind, lambda o: True)(order):
+        raise OrderMoved(
+            f"Order {order.id} has changed while the wish was looked at ({write.kind} no longer applies). Send the message again."
+        )
+    if write.kind == "cancel":
         if order.paid_at:
             order.refund, order.refund_at = "approved", now
         order.cancelled_at = now
-    elif write.kind == "address" and order.status in ("unpaid", "paid"):
+    elif write.kind == "address":
         order.address = write.detail
     elif write.kind == "invoice":
         order.invoice = "issued"
-    elif write.kind == "return" and order.refund == "none":
+    elif write.kind == "return":
         order.refund, order.refund_at = "requested", now
+    elif write.kind == "withdraw":
+        order.refund, order.refund_at = "none", None
 
 
-def _customer(session: Session, customer_id: str) -> Customer:
-    customer = session.get(Customer, customer_id)
+def _open(customer_id: str, order_id: str, kind: str) -> tuple[ColumnElement[bool], ...]:
+    return Ticket.customer_id == customer_id, Ticket.order_id == order_id, Ticket.kind == kind, ~Ticket.closed
+
+
+def _ticket(session: Session, customer_id: str, write: Write, now: datetime) -> Ticket:
+    """The ticket of a write: a new one, or the open one it belongs to, which then knows what was said again."""
+    if write.kind in ONE_OPEN and (
+        ticket := session.scalars(select(Ticket).where(*_open(customer_id, write.order_id, write.kind))).first()
+    ):
+        if write.detail not in ticket.summary:
+            ticket.summary = f"{ticket.summary}\n{write.detail}"[:TICKET_SUMMARY]
+        ticket.escalated = ticket.escalated or write.escalated
+        return ticket
+    ticket = Ticket(
+        customer_id=customer_id,
+        order_id=write.order_id,
+        kind=write.kind,
+        escalated=write.escalated,
+        summary=write.detail[:TICKET_SUMMARY],
+        created_at=now,
+    )
+    session.add(ticket)
+    session.flush()
+    return ticket
+
+
+def _customer(session: Session, customer_id: str, **lock: Any) -> Customer:
+    customer = session.get(Customer, customer_id, **lock)
     if customer is None:
         raise CustomerUnknown(
             f"There is no customer {customer_id}. Create the demo data with `csproto db init`, or name another customer."

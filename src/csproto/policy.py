@@ -17,6 +17,7 @@ from csproto.settings import DATA
 from csproto.triage import Intent
 
 Waiting = Literal["", "order", "address", "yes"]  # what an open question waits for
+Verdict = Literal["pass", "review", "block"]  # on a payment
 
 
 class PolicyError(CsprotoError):
@@ -31,6 +32,7 @@ class Wish:
     order_id: str = ""
     reason: str = ""
     address: str = ""
+    withdraw: bool = False  # an open return request is to be taken back
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,10 @@ class Rules:
     def day(self, moment: datetime) -> date:
         """The calendar day in the shop's time zone."""
         return moment.astimezone(self.zone).date()
+
+    def verdict(self, score: int) -> Verdict:
+        """What a risk score leads to."""
+        return "block" if score >= self.block_from else "review" if score >= self.review_from else "pass"
 
     def is_quality_problem(self, reason: str) -> bool:
         """Whether a stated reason names a fault of the goods; one that is denied (没有质量问题, not broken) does not count."""
@@ -117,6 +123,8 @@ class Case:
         self.today = rules.day(now)
 
     def decide(self, wish: Wish, order: OrderView, agreed: bool) -> tuple[Decision, Waiting]:
+        if wish.withdraw:
+            return self._withdraw(order, agreed)
         match wish.intent:
             case Intent.RETURN_EXCHANGE:
                 return self._return(wish, order, agreed)
@@ -173,6 +181,14 @@ class Case:
             return Decision("approve_return", "return.no_reason.7d", say, write)
         say = words | {"window": str(windows["no_reason_return"]), "deadline": quality_until}
         return Decision("offer_quality_route", "return.expired.quality_route", say)
+
+    def _withdraw(self, order: OrderView, agreed: bool) -> tuple[Decision, Waiting]:
+        """Take back a return request that nobody has dealt with yet; the days for a new one may run out meanwhile, so it waits for a yes."""
+        if order.refund != "requested":
+            return self._refund(order), ""
+        if not agreed:
+            return Decision("confirm_withdraw", "withdraw.confirm", self._words(order)), "yes"
+        return Decision("return_withdrawn", "withdraw.done", self._words(order), Write("withdraw", order.id)), ""
 
     def _refund(self, order: OrderView) -> Decision:
         words = self._words(order)
@@ -264,10 +280,11 @@ class Case:
         write = Write(
             "payment", order.id, f"score {score}: {', '.join(signs) or 'no sign'}; customer says: {wish.reason}"
         )
-        if score >= self.rules.block_from:
-            return Decision("payment_block", "payment.block", self._words(order), replace(write, escalated=True))
-        if score >= self.rules.review_from:
-            return Decision("payment_review", "payment.review", self._words(order), write)
+        match self.rules.verdict(score):
+            case "block":
+                return Decision("payment_block", "payment.block", self._words(order), replace(write, escalated=True))
+            case "review":
+                return Decision("payment_review", "payment.review", self._words(order), write)
         return Decision("payment_ok", "payment.pass", self.status_words(order))
 
     def without_order(self, wish: Wish, order: OrderView | None) -> Decision:
@@ -312,14 +329,15 @@ def risk_score(order: OrderView, facts: CustomerFacts, now: datetime, rules: Rul
 
 
 ACTIONS = frozenset(
-    """approve_return refuse_return offer_quality_route refund_progress give_status give_tracking urge_ticket urge_already_open
+    """approve_return refuse_return offer_quality_route confirm_withdraw return_withdrawn refund_progress give_status give_tracking urge_ticket urge_already_open
     confirm_address address_changed address_locked confirm_cancel cancelled cancel_locked invoice_issued invoice_progress payment_ok payment_review
     payment_block complaint_ticket handoff ask_order_id ask_which_order order_not_found nothing_pending dropped small_talk unavailable""".split()
 )
 
 RULE_IDS = frozenset(
     """order.ask order.which order.not_found return.no_reason.7d return.quality.15d return.not_returnable
-    return.expired.quality_route return.too_late return.already_open return.not_shipped return.in_transit refund.none refund.requested
+    return.expired.quality_route return.too_late return.already_open return.not_shipped return.in_transit withdraw.confirm withdraw.done
+    refund.none refund.requested
     refund.approved refund.paid refund.overdue status.unpaid status.paid status.shipped status.delivered status.cancelled tracking.known
     tracking.not_shipped urge.once_24h urge.paid urge.overdue urge.not_applicable address.ask address.confirm address.changed address.locked
     cancel.confirm cancel.done cancel.already cancel.locked invoice.issue invoice.issued invoice.not_due payment.pass payment.review payment.block

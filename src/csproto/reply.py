@@ -169,9 +169,9 @@ def grammar(facts: Mapping[str, str], language: str) -> str:
 
 
 def _values(facts: Mapping[str, str]) -> list[str]:
-    """What may be cited: of a list of orders each number too, and a number of days only with its unit."""
+    """What may be cited; a number of days only with its unit."""
     days = [f"{facts['window']}{unit}" for unit in DAYS] if "window" in facts else []
-    return [*(v for k, v in facts.items() if k != "window"), *DIGITS.findall(facts.get("orders", "")), *days]
+    return [*(v for k, v in facts.items() if k != "window"), *days]
 
 
 def ungrounded(sentence: str, rule: str, language: str, facts: Mapping[str, str]) -> str | None:

@@ -46,6 +46,8 @@ class Server:
     Use as a context manager, or call `start`, `wait_ready` and `stop`.
     """
 
+    product, ready_path, usual_start = "SGLang", "/ready", "15 to 45 s"
+
     def __init__(
         self,
         model: str | Path = settings.MINI_MODEL,
@@ -107,19 +109,21 @@ class Server:
         """
         assert self.process is not None, "start() first"
         began = time.monotonic()
-        while not answers(self.base_url):
+        while not answers(self.base_url, path=self.ready_path):
             seconds = time.monotonic() - began
             if self.process.poll() is not None:
                 raise ServerFailed(
-                    f"The SGLang server ended while it was starting (exit code {self.process.returncode}). {self._log_hint()}"
+                    f"The {self.product} server ended while it was starting (exit code {self.process.returncode}). {self._log_hint()}"
                 )
             if seconds > timeout:
                 self.stop()
                 raise ServerFailed(
-                    f"The SGLang server was not ready after {timeout:.0f} s and was stopped. {self._log_hint()}"
+                    f"The {self.product} server was not ready after {timeout:.0f} s and was stopped. {self._log_hint()}"
                 )
             if progress:
-                progress(f"starting SGLang with {self.served_name}: {seconds:.0f} s (about 15 to 45 s on a CPU)")
+                progress(
+                    f"starting {self.product} with {self.served_name}: {seconds:.0f} s (about {self.usual_start} on a CPU)"
+                )
             time.sleep(0.2)
         self.startup_seconds = time.monotonic() - began
         return self
@@ -195,10 +199,10 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def answers(base_url: str, timeout: float = 2.0) -> bool:
-    """Whether a SGLang server at this URL says it is ready (`/ready` needs no key and costs nothing)."""
+def answers(base_url: str, timeout: float = 2.0, path: str = "/ready") -> bool:
+    """Whether a server at this URL says it is ready (SGLang's `/ready` needs no key and costs nothing)."""
     with suppress(urllib3.exceptions.HTTPError, OSError):
-        return urllib3.request("GET", base_url + "/ready", timeout=timeout, retries=False).status == 200
+        return urllib3.request("GET", base_url + path, timeout=timeout, retries=False).status == 200
     return False
 
 

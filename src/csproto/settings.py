@@ -12,6 +12,7 @@ SGLANG_VERSION = "0.5.23"  # the release every fact in this project was checked 
 
 MAX_MESSAGE_CHARS = 2_000
 MAX_TURNS = 60  # per conversation
+MESSAGES_PER_MINUTE = 120  # of one customer, over all their conversations: far above what a person types, far below what wears a server down
 TRIAGE_TOKENS = 1_000  # the grammar ends a triage long before
 REPLY_TOKENS = 120
 
@@ -24,6 +25,11 @@ def base_url() -> str | None:
 def api_key() -> str | None:
     """Key of the server at `base_url()`. Keys come by environment or state file, never by argument."""
     return os.environ.get("CSPROTO_API_KEY") or None
+
+
+def vllm_python() -> Path:
+    """The interpreter of vLLM's own environment, for comparisons: `CSPROTO_VLLM_PYTHON`, else the one `make bench-setup` makes."""
+    return Path(os.environ.get("CSPROTO_VLLM_PYTHON") or REPOSITORY / ".venv-vllm" / "bin" / "python")
 
 
 def database_url() -> str:
@@ -42,3 +48,8 @@ def state_file() -> Path:
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     folder = Path(runtime) if runtime else Path(tempfile.gettempdir()) / f"csproto-{os.getuid()}"
     return folder / "csproto-server.json"
+
+
+def results_folder() -> Path:
+    """Where the notebooks keep what they measured: `CSPROTO_RESULTS`, else a folder that git ignores."""
+    return Path(os.environ.get("CSPROTO_RESULTS", REPOSITORY / "build" / "results"))

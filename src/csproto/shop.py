@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
-from sqlalchemy import inspect
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -12,7 +11,7 @@ from csproto import demo, settings
 from csproto.errors import CsprotoError
 from csproto.orders import Faults, OrderApi
 from csproto.server import Progress, Server, find
-from csproto.store import open_engine
+from csproto.store import SCHEMA, open_engine, schema_of
 
 
 class DatabaseUnusable(CsprotoError):
@@ -20,17 +19,29 @@ class DatabaseUnusable(CsprotoError):
 
 
 def open_database(url: str | None = None) -> Engine:
-    """The shop's database; an empty one gets the demo data. Raises DatabaseUnusable."""
+    """The shop's database; an empty one gets the demo data. Raises DatabaseUnusable, for one of another version's schema too."""
     url = url or settings.database_url()
-    try:
+    with usable(url):
         engine = open_engine(url)
-        if not inspect(engine).has_table("customer"):
+        schema = schema_of(engine)
+        if not schema:
             demo.fill(engine, datetime.now(UTC))
+    if schema not in ("", SCHEMA):
+        raise DatabaseUnusable(
+            f"The database {open_engine_name(url)} has schema {schema}, and this version of csproto uses {SCHEMA}. Run `csproto db migrate`; what is in it is kept."
+        )
+    return engine
+
+
+@contextmanager
+def usable(url: str) -> Iterator[None]:
+    """Work with a database; what is wrong with it is said in one line. Raises DatabaseUnusable."""
+    try:
+        yield
     except (SQLAlchemyError, ImportError) as error:
         raise DatabaseUnusable(
             f"The database {open_engine_name(url)} cannot be used: {str(error).splitlines()[0]} Check CSPROTO_DB, or rebuild the demo data with `csproto db init`."
         ) from error
-    return engine
 
 
 def open_engine_name(url: str) -> str:

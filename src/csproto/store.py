@@ -1,12 +1,17 @@
 """The tables of the shop. SQLAlchemy, so that SQLite serves the demo and PostgreSQL a deployment."""
 
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import JSON, ForeignKey, String, TypeDecorator, create_engine, event
+from sqlalchemy import JSON, ForeignKey, Index, String, TypeDecorator, create_engine, event, inspect, text
 from sqlalchemy import DateTime as SqlDateTime
-from sqlalchemy.engine import Dialect, Engine
+from sqlalchemy.engine import Connection, Dialect, Engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+SCHEMA = "0002"  # the newest of csproto.migrations, which make the tables below
+TICKET_SUMMARY = 2_000  # characters
+ONE_OPEN = ("payment", "refund_overdue")  # of these a customer has one open ticket per order: asking again adds to it
 
 
 class Instant(TypeDecorator[datetime]):
@@ -73,10 +78,19 @@ class Order(Base):
         return "paid" if self.paid_at else "unpaid"
 
 
+_STILL_OPEN = text(f"NOT closed AND kind IN {ONE_OPEN}")
+
+
 class Ticket(Base):
-    """Work for a human: urge, complaint, handoff, return, payment, refund_overdue or unavailable."""
+    """Work for a human: urge, complaint, handoff, return, payment, refund_overdue or unavailable.
+
+    The summary is the customer's own words, unmasked: whoever works on the ticket may have to call back or send something. It goes with the customer.
+    """
 
     __tablename__ = "ticket"
+    __table_args__ = (
+        Index("one_open_ticket", "customer_id", "order_id", "kind", unique=True, sqlite_where=_STILL_OPEN, postgresql_where=_STILL_OPEN),
+    )  # fmt: skip
 
     id: Mapped[int] = mapped_column(primary_key=True)
     customer_id: Mapped[str] = mapped_column(ForeignKey("customer.id"), index=True)
@@ -84,12 +98,15 @@ class Ticket(Base):
     kind: Mapped[str] = mapped_column(String(20))
     escalated: Mapped[bool] = mapped_column(default=False)
     closed: Mapped[bool] = mapped_column(default=False)
-    summary: Mapped[str] = mapped_column(String(2000), default="")
+    summary: Mapped[str] = mapped_column(String(TICKET_SUMMARY), default="")
     created_at: Mapped[datetime]
 
 
 class Audit(Base):
-    """One row per write the assistant made; its key makes a repeated write a no-op."""
+    """One row per write the assistant made; its key makes a repeated write a no-op.
+
+    `detail` names the ticket that was opened and holds nothing the customer wrote: a changed address, say, stands in its order alone.
+    """
 
     __tablename__ = "audit"
 
@@ -116,8 +133,8 @@ class ConversationRow(Base):
 
 
 def open_engine(url: str) -> Engine:
-    """An engine whose SQLite files wait for each other and keep readers and writers apart."""
-    engine = create_engine(url, pool_pre_ping=True)
+    """An engine whose SQLite files wait for each other and keep readers and writers apart. Its errors never quote the values of a statement."""
+    engine = create_engine(url, pool_pre_ping=True, hide_parameters=True)
     if engine.dialect.name == "sqlite":
 
         @event.listens_for(engine, "connect")
@@ -128,6 +145,10 @@ def open_engine(url: str) -> Engine:
     return engine
 
 
-def create_schema(engine: Engine) -> None:
-    """Create every table that is missing."""
-    Base.metadata.create_all(engine)
+def schema_of(database: Engine | Connection) -> str:
+    """The number of the migration a database stands at; "" for an empty one, "0001" for one from before there were migrations."""
+    tables = inspect(database).get_table_names()
+    if "alembic_version" not in tables:
+        return "0001" if "customer" in tables else ""
+    with database.connect() if isinstance(database, Engine) else nullcontext(database) as connection:
+        return connection.scalar(text("SELECT version_num FROM alembic_version")) or ""

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from csproto.grammar import SPAN_CHARACTERS, Copied, to_ebnf
+from csproto.grammar import SPAN_CHARACTERS, Copied, Possible, to_ebnf
 from csproto.settings import TRIAGE_TOKENS
 from csproto.transcript import Message, replay
 
@@ -48,6 +48,23 @@ class Act(StrEnum):
     CORRECT = "correct"
 
 
+YES = re.compile(r"\W*(?:是|是的|yes)\W*", re.I)  # the very words our questions ask for are not left to a model
+NO = re.compile(r"\W*(?:否|不|不是|不要|no|nope)\W*", re.I)
+NEGATION = re.compile(  # anywhere but after a clear yes: "yes, I don't need it any more"
+    r"^(?!\W*(?:是|对(?!了)|确认|确定|yes\b)).*?(?:(?<!要)不(?!错|好意思)|别(?!的)|没(?!问题|错)|算了|等等|等一下|先等|\b(?:no(?! problem)|not(?! a problem)|nope|don'?t|never|cancel that|stop|wait|hold on|other one)\b)",
+    re.I | re.S,
+)
+
+
+def acts_possible(text: str) -> list[str]:
+    """What a message can do with the dialogue: a plain yes or no is one, and nothing that denies anything is a yes."""
+    if YES.fullmatch(text):
+        return [Act.CONFIRM]
+    if NO.fullmatch(text):
+        return [Act.DENY]
+    return [act for act in Act if act is not Act.CONFIRM or not NEGATION.match(text)]
+
+
 def canonical_order_id(text: str) -> str:
     """Full-width to ASCII (NFKC), upper case, only letters and digits: `＃jd 123` and `JD-123` name one order."""
     return re.sub(r"[^0-9A-Z]", "", unicodedata.normalize("NFKC", text).upper())
@@ -56,7 +73,9 @@ def canonical_order_id(text: str) -> str:
 TELEPHONE = re.compile(
     r"(?<![0-9A-Za-z])(?:\+\d[\d -]{7,15}\d|(?:86[ -]?)?1[3-9]\d[ -]?\d{4}[ -]?\d{4})(?![0-9A-Za-z])"
 )
-ID_RUN = re.compile(r"(?:(?<![A-Za-z])[A-Za-z]{1,4}[ -]?)?(?<![0-9])\d[0-9A-Za-z]*(?:[ -][0-9A-Za-z]*\d[0-9A-Za-z]*)*")
+ID_RUN = re.compile(
+    r"(?:(?<![A-Za-z])(?:[A-Za-z]{1,4}-?|[A-Z]{1,4} ))?(?<![0-9])\d[0-9A-Za-z]*(?:[ -][0-9A-Za-z]*\d[0-9A-Za-z]*)*"
+)
 
 
 def order_id_candidates(text: str) -> list[str]:
@@ -74,7 +93,7 @@ class Triage(BaseModel):
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True)  # the input is the customer's own words
 
     intent: Intent
-    act: Act = Act.ASK
+    act: Annotated[Act, Possible(acts_possible)] = Act.ASK
     # The model copies the id as it was typed; what code sees is its canonical form.
     order_id: Annotated[
         str, BeforeValidator(canonical_order_id), Copied(order_id_candidates), Field(pattern=r"^[0-9A-Za-z -]{0,32}$")

@@ -74,6 +74,7 @@ def note(had_question: str, state: DialogueState, queue: Sequence[Triage], decis
     digressed = (
         had_question == "yes"
         and state.waiting == "yes"
-        and decision.action not in ("confirm_cancel", "confirm_address", "unavailable", "small_talk")
+        and not decision.action.startswith("confirm_")
+        and decision.action not in ("unavailable", "small_talk")
     )
     return str(wordings()["reminder"][language]) if digressed else ""

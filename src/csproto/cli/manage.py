@@ -87,12 +87,26 @@ def doctor() -> None:
 def db_init() -> None:
     """Create the schema and put the demo data in place of whatever is there."""
     from csproto import demo
-    from csproto.shop import open_engine_name
+    from csproto.shop import open_engine_name, usable
     from csproto.store import open_engine
 
     url = settings.database_url()
-    customers, orders = demo.fill(open_engine(url), datetime.now(UTC))
+    with usable(url):
+        customers, orders = demo.fill(open_engine(url), datetime.now(UTC))
     out.print(f"{open_engine_name(url)}: {customers} customers, {orders} orders")
+
+
+@db_app.command("migrate")
+def db_migrate() -> None:
+    """Create the schema, or bring an older one up to date; what is in the database is kept."""
+    from csproto.migrations import migrate
+    from csproto.shop import open_engine_name, usable
+    from csproto.store import open_engine
+
+    url = settings.database_url()
+    with usable(url):
+        before, after = migrate(open_engine(url))
+    out.print(f"{open_engine_name(url)}: schema {after}" + (f", before {before or 'none'}" if before != after else ""))
 
 
 @db_app.command("forget")

@@ -1,4 +1,4 @@
-"""Commands that measure: eval, scenarios."""
+"""Commands that measure: eval, scenarios, bench."""
 
 import json
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from csproto import settings
 from csproto.cli.common import AsJson, BaseUrl, app, err, out, progress
 from csproto.errors import CsprotoError
 
@@ -15,6 +16,7 @@ def evaluate_command(
     data: Annotated[list[Path] | None, typer.Option(help="JSONL of cases. Default: both sets of data/eval.")] = None,
     as_json: AsJson = False,
     out_file: Annotated[Path | None, typer.Option("--out", help="Write one prediction per turn here.")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Draw the confusion matrix here (.png, .svg or .pdf).")] = None,
     base_url: BaseUrl = None,
     model: Annotated[str | None, typer.Option(help="The model to start when no server runs.")] = None,
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
@@ -44,6 +46,10 @@ def evaluate_command(
             )
     if out_file:
         report.write_predictions(out_file)
+    if picture:
+        from csproto.pictures import confusion_matrix
+
+        confusion_matrix(report.confusion()).savefig(picture)
     figures = report.as_dict()
     if baseline:
         figures["keyword_baseline"] = keyword_report(cases)
@@ -85,3 +91,55 @@ def scenarios_command(
             out.print(f"{name:20} {passed} of {total}")
     if report["failed"]:
         raise CsprotoError(f"{report['total'] - report['passed']} of {report['total']} scenarios failed.")
+
+
+@app.command("bench")
+def bench_command(
+    as_json: AsJson = False,
+    out_file: Annotated[Path | None, typer.Option("--out", help="Write the record (JSON) here.")] = None,
+    arms: Annotated[
+        str,
+        typer.Option(help="Comma-separated, the first one is compared with the others. Default: all five, or a pair."),
+    ] = "",
+    quick: Annotated[
+        bool, typer.Option(help="Under three minutes for a pair of arms, servers' start not counted.")
+    ] = False,
+    rounds: Annotated[int, typer.Option(help="Rounds; the intervals are over them. Default: 6, quick 3.")] = 0,
+    rates: Annotated[str, typer.Option(help="New conversations a second, for the open loop.")] = "1,2,4",
+    seed: Annotated[int, typer.Option(help="Another seed, other conversations.")] = 0,
+    model: Annotated[str, typer.Option(help="A model folder or a hub id.")] = str(settings.MINI_MODEL),
+    base_url: Annotated[str | None, typer.Option(help="A running SGLang server, in place of one of our own.")] = None,
+    no_radix_url: Annotated[str | None, typer.Option(help="A running one with --disable-radix-cache.")] = None,
+    vllm_url: Annotated[str | None, typer.Option(help="A running vLLM server.")] = None,
+) -> None:
+    """Measure speed on the same conversations: csproto on SGLang, vLLM, and what each feature is worth."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from csproto.bench.arms import DEFAULT, QUICK
+    from csproto.bench.compare import compare, full_plan, quick_plan
+    from csproto.bench.record import lines
+
+    chosen = arms.split(",") if arms else QUICK if quick else DEFAULT
+    make = quick_plan if quick else full_plan
+    plan = make(chosen, rounds or (3 if quick else 6), [float(rate) for rate in rates.split(",")], seed)
+    urls = {"sglang": base_url, "sglang-no-radix": no_radix_url, "vllm": vllm_url}
+    with (
+        progress() as say,
+        Progress(TextColumn("measuring"), BarColumn(), TimeRemainingColumn(), console=err, transient=True) as bar,
+    ):
+        task = bar.add_task("")
+        record = compare(
+            plan,
+            urls={name: url for name, url in urls.items() if url},
+            model=model,
+            say=say,
+            advance=lambda done, steps: bar.update(task, completed=done, total=steps),
+        )
+    if out_file:
+        out_file.parent.mkdir(parents=True, exist_ok=True)
+        out_file.write_text(json.dumps(record, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    if as_json:
+        print(json.dumps(record, ensure_ascii=False))
+        return
+    for text in lines(record):
+        out.print(text, markup=False)

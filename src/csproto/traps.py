@@ -1,0 +1,146 @@
+"""The traps of SGLang's frontend language, each sprung on the running server and then closed. What notebook 03 shows."""
+
+import socket
+import threading
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from csproto.endpoint import Endpoint, EngineError
+from csproto.extraction import plain
+from csproto.frontend import asking
+
+import sglang as sgl  # isort: skip  # after csproto.endpoint, which makes it importable on a CPU
+from sglang.lang.backend.runtime_endpoint import RuntimeEndpoint  # isort: skip
+from sglang.lang.chat_template import get_chat_template_by_model_path  # isort: skip
+
+BAD = {"regex": r"(?!no)ok"}  # good Python, but look-ahead is nothing a grammar can say
+PATIENCE = 2.0  # seconds after which a call that has not come back counts as hanging
+WAITING = f"still waits after {PATIENCE:.0f} s, and would for ever"
+
+
+@sgl.function
+def going_on(s, system, text, options):  # type: ignore[no-untyped-def]
+    """What `asking` asks, and one more line after the answer has come, or has failed."""
+    s += sgl.system(system)
+    s += sgl.user(text)
+    s += sgl.assistant(sgl.gen("answer", **options))
+    s.get_meta_info("answer")
+    s += sgl.user("go on")
+
+
+@dataclass(frozen=True)
+class Trap:
+    """Something that goes wrong in silence: what happens with SGLang's own endpoint, what closes it, and what happens then."""
+
+    trap: str
+    happens: str
+    closed_by: str
+    then: str
+    sprung: bool  # it did go wrong
+    closed: bool  # and here it does not
+
+
+def traps(endpoint: Endpoint) -> list[Trap]:
+    """Spring every trap on the running server, and show it closed. Takes some seconds: two of them are waits without an end."""
+    return [trap(endpoint) for trap in (_silent_failure, _endless_wait, _abort_in_a_stream, _no_time_out, _template)]
+
+
+def trap_table(found: Sequence[Trap]) -> pd.DataFrame:
+    """The traps for reading."""
+    names = {"trap": "trap", "happens": "with SGLang's own endpoint", "closed_by": "closed by", "then": "then"}
+    return pd.DataFrame([{title: getattr(trap, name) for name, title in names.items()} for trap in found])
+
+
+def _silent_failure(endpoint: Endpoint) -> Trap:
+    state = _quietly(lambda: asking.run("", "hello", BAD, backend=_raw(endpoint)))
+    then, closed = _raised(lambda: asking.run("", "hello", BAD, backend=endpoint, use_thread=False))
+    missing = "answer" not in state
+    happens = (
+        f"run() returns; the answer is {'missing' if missing else 'there'}; state.error(): {_short(state.error())}"
+    )
+    return Trap("a generation fails, here by a bad grammar", happens, "use_thread=False", then, missing, closed)
+
+
+def _endless_wait(endpoint: Endpoint) -> Trap:
+    state = _quietly(lambda: going_on.run("", "hello", BAD, backend=_raw(endpoint)))
+    then, closed = _raised(lambda: going_on.run("", "hello", BAD, backend=endpoint, use_thread=False))
+    sprung = _hangs(state.text)
+    happens = f"state.text() {WAITING if sprung else 'returns'}"
+    return Trap("it fails, and the program appends a line after it", happens, "use_thread=False", then, sprung, closed)
+
+
+def _abort_in_a_stream(endpoint: Endpoint) -> Trap:
+    state = asking.run("", "hello", BAD, backend=_raw(endpoint), stream=True)
+    text = "".join(state.text_iter("answer"))
+    finish = state.get_meta_info("answer")["finish_reason"]["type"]
+    then, closed = _raised(lambda: asking.run("", "hello", BAD, backend=endpoint, use_thread=False))
+    happens = f"status 200 and the text {text!r}; only the finish reason says {finish}"
+    closed_by = "our Endpoint looks at the finish reason"
+    return Trap("a bad grammar while streaming", happens, closed_by, then, finish == "abort", closed)
+
+
+def _no_time_out(endpoint: Endpoint) -> Trap:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, and never says a word
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        sprung = _hangs(lambda: RuntimeEndpoint(url))
+        then, closed = _raised(lambda: Endpoint(url, read_timeout=0.5))
+    happens = f"the call {WAITING if sprung else 'returns'}"
+    return Trap("a server that does not answer", happens, "our Endpoint's time-outs", then, sprung, closed)
+
+
+def _template(endpoint: Endpoint) -> Trap:
+    said = [{"role": "user", "content": "hello"}]
+    by_path = get_chat_template_by_model_path("/models/our-own-qwen").get_prompt(said)
+    by_name = endpoint.chat_template.get_prompt(said)
+    happens = f"the template is guessed from the path: {by_path!r}"
+    closed_by = "our Endpoint names the template"
+    closed = by_name.startswith("<|im_start|>")
+    return Trap("a model in a folder of its own", happens, closed_by, repr(by_name), by_path != by_name, closed)
+
+
+def _raw(endpoint: Endpoint) -> RuntimeEndpoint:
+    return RuntimeEndpoint(endpoint.base_url, endpoint.api_key, chat_template_name="chatml")
+
+
+def _quietly(run: Callable[[], Any]) -> Any:
+    """Run a program that fails in its own thread, without the traceback that it prints as a warning."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        state = run()
+        state.get_meta_info("answer")
+        return state
+
+
+def _hangs(call: Callable[[], object]) -> bool:
+    """Whether a call has not come back after PATIENCE."""
+
+    def quiet() -> None:
+        with suppress(Exception):
+            call()
+
+    thread = threading.Thread(target=quiet, daemon=True)
+    thread.start()
+    thread.join(PATIENCE)
+    return thread.is_alive()
+
+
+def _raised(call: Callable[[], object]) -> tuple[str, bool]:
+    """The error a call ends with, and whether it ended with one of ours."""
+    try:
+        call()
+    except EngineError as error:
+        return _short(error), True
+    return "nothing was raised", False
+
+
+def _short(error: Exception | None) -> str:
+    said = error.args[0] if error and error.args else ""
+    if isinstance(said, dict):  # SGLang's own endpoint raises the server's answer as it came
+        said = said.get("error", {}).get("message", said)
+    text = plain(str(said))
+    return f"{type(error).__name__}: {text[:120]}{'…' if len(text) > 120 else ''}"

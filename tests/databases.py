@@ -1,0 +1,120 @@
+"""PostgreSQL for the tests that run on both databases: a private cluster, from Debian's package where it is installed."""
+
+import itertools
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from csproto.store import open_engine
+
+
+def server_binaries() -> Path | None:
+    """Where PostgreSQL's own programs are, if there are any."""
+    found = shutil.which("initdb")
+    folders = [Path(found).resolve().parent] if found else []
+    folders += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    return next((f for f in folders if (f / "initdb").exists() and (f / "postgres").exists()), None)
+
+
+def unprivileged() -> tuple[list[str], pwd.struct_passwd | None]:
+    """How to run a command as somebody who may run PostgreSQL, which refuses to be root."""
+    if os.getuid() != 0:
+        return [], None
+    for name in ("postgres", "nobody"):
+        try:
+            user = pwd.getpwnam(name)
+        except KeyError:
+            continue
+        if shutil.which("setpriv"):
+            return ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"], user
+        if shutil.which("runuser"):
+            return ["runuser", "-u", name, "--"], user
+    pytest.skip("PostgreSQL refuses to run as root, and there is neither another user with setpriv nor runuser")
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """URL of a private PostgreSQL cluster that listens on a socket in its own folder only."""
+    binaries = server_binaries()
+    if binaries is None:
+        pytest.skip("no PostgreSQL server (initdb, postgres) is installed")
+    pytest.importorskip("psycopg", reason="the driver psycopg is not installed")
+    prefix, user = unprivileged()
+    # Not in tmp_path: its parents are closed to the other user.
+    folder = Path(tempfile.mkdtemp(prefix="csproto-pg-"))
+    try:
+        if user:
+            os.chown(folder, user.pw_uid, user.pw_gid)
+        initdb = [
+            *prefix,
+            binaries / "initdb",
+            "-D",
+            folder / "data",
+            "-U",
+            "shop",
+            "--auth=trust",
+            "--no-sync",
+            "-E",
+            "UTF8",
+        ]
+        subprocess.run(initdb, check=True, capture_output=True, cwd=folder)
+        options = ["-k", folder, "-c", "listen_addresses=", "-c", "fsync=off"]
+        server = subprocess.Popen(
+            [*prefix, binaries / "postgres", "-D", folder / "data", *options], cwd=folder, stderr=subprocess.DEVNULL
+        )
+        try:
+            url = f"postgresql+psycopg://shop@/postgres?host={folder}"
+            wait_until_it_answers(url, server)
+            yield url
+        finally:
+            server.send_signal(signal.SIGQUIT)  # at once: nothing of it is kept
+            server.wait(30)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def wait_until_it_answers(url: str, server: subprocess.Popen) -> None:
+    engine = open_engine(url)
+    for _ in range(300):
+        try:
+            engine.connect().close()
+            break
+        except Exception:
+            assert server.poll() is None, "PostgreSQL has stopped"
+            time.sleep(0.1)
+    else:
+        pytest.fail("PostgreSQL did not answer in 30 seconds")
+    engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def postgres_database(postgres: str) -> Callable[[], str]:
+    """Makes an empty database in the cluster, and returns its URL."""
+    numbers = itertools.count()
+
+    def make() -> str:
+        name = f"shop{next(numbers)}"
+        engine = open_engine(postgres)
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.execute(text(f"CREATE DATABASE {name}"))
+        engine.dispose()
+        return postgres.replace("/postgres?", f"/{name}?")
+
+    return make
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty_database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """URL of an empty database, on each system in turn."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'empty.db'}"
+    return request.getfixturevalue("postgres_database")()

@@ -1,0 +1,185 @@
+"""The schema: made from nothing, brought up to date from every earlier step with what is in it, by one command, on both databases."""
+
+import importlib
+import os
+import shutil
+import sqlite3
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.operations import Operations
+from alembic.script import ScriptDirectory
+from sqlalchemy import func, select, text
+from sqlalchemy.engine import Engine
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+from support import NOW
+
+from csproto import demo, migrations
+from csproto.migrations import SchemaTooNew, migrate
+from csproto.orders import OrderApi, Write
+from csproto.shop import DatabaseUnusable, open_database
+from csproto.store import SCHEMA, Base, Customer, Order, Ticket, open_engine, schema_of
+
+
+def steps() -> list[str]:
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+    return [script.revision for script in ScriptDirectory.from_config(config).walk_revisions()][::-1]
+
+
+def first_version(engine: Engine) -> None:
+    """The tables as they were before there were migrations, with a customer, an order, and what was possible then: two tickets for one thing."""
+    module = importlib.import_module("csproto.migrations.versions.s0001_first")
+    with engine.begin() as connection, Operations.context(MigrationContext.configure(connection)):
+        module.upgrade()
+    with Session(engine) as session, session.begin():
+        session.add(Customer(id="C001", name="林晓", language="zh", joined_at=NOW))
+        session.flush()
+        session.add(Order(id="1", customer_id="C001", item="kettle", category="home", amount=1, created_at=NOW))
+        for kind in ("payment", "payment", "refund_overdue", "urge", "urge"):
+            session.add(Ticket(customer_id="C001", order_id="1", kind=kind, created_at=NOW, summary="x"))
+
+
+def open_tickets(engine: Engine) -> list[str]:
+    with Session(engine) as session:
+        return sorted(session.scalars(select(Ticket.kind).where(~Ticket.closed)))
+
+
+def differences(engine: Engine) -> list:
+    with engine.connect() as connection:
+        return compare_metadata(MigrationContext.configure(connection, opts={"compare_type": True}), Base.metadata)
+
+
+def test_an_empty_database_gets_the_tables_the_code_uses(empty_database: str) -> None:
+    engine = open_engine(empty_database)
+    assert schema_of(engine) == ""
+    assert migrate(engine) == ("", SCHEMA)
+    assert schema_of(engine) == SCHEMA
+    assert differences(engine) == []
+    assert migrate(engine) == (SCHEMA, SCHEMA)
+
+
+def test_the_first_version_keeps_what_is_in_it(empty_database: str) -> None:
+    engine = open_engine(empty_database)
+    first_version(engine)
+    assert schema_of(engine) == "0001"
+    assert migrate(engine) == ("0001", SCHEMA)
+    assert differences(engine) == []
+    assert open_tickets(engine) == ["payment", "refund_overdue", "urge", "urge"]
+    with Session(engine) as session:
+        assert session.get_one(Customer, "C001").name == "林晓"
+        assert session.scalar(select(func.count()).select_from(Ticket)) == 5
+        assert min(t.id for t in session.scalars(select(Ticket).where(Ticket.kind == "payment", ~Ticket.closed))) == 1
+    assert OrderApi(engine).write("k", "C001", Write("payment", "1", "again"), NOW, "payment.review") == 1
+
+
+def test_the_database_itself_refuses_a_second_open_ticket(empty_database: str) -> None:
+    engine = open_engine(empty_database)
+    first_version(engine)
+    migrate(engine)
+    for kind, refused in (("payment", True), ("urge", False)):
+        with Session(engine) as session:
+            session.add(Ticket(customer_id="C001", order_id="1", kind=kind, created_at=NOW))
+            if refused:
+                with pytest.raises(IntegrityError):
+                    session.flush()
+            else:
+                session.flush()
+
+
+def test_a_migration_that_fails_leaves_the_database_as_it_was(
+    empty_database: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A last step that breaks: nothing of the ones before it stays."""
+    folder = tmp_path / "steps"
+    shutil.copytree(Path(migrations.__file__).parent, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "versions" / "s9999.py").write_text(
+        f"from alembic import op\nrevision, down_revision = '9999', '{SCHEMA}'\n"
+        "def upgrade():\n    op.execute('CREATE TABLE halfway (id INTEGER)')\n    op.execute('SELECT * FROM nowhere')\n"
+    )
+    engine = open_engine(empty_database)
+    first_version(engine)
+    monkeypatch.setattr(migrations, "__file__", str(folder / "__init__.py"))
+    with pytest.raises(Exception, match="nowhere"):
+        migrate(engine)
+    assert schema_of(engine) == "0001"
+    with engine.connect() as connection:
+        assert not engine.dialect.has_table(connection, "halfway")
+    assert open_tickets(engine) == ["payment", "payment", "refund_overdue", "urge", "urge"]
+    monkeypatch.undo()
+    assert migrate(engine) == ("0001", SCHEMA)
+
+
+def test_four_at_once_do_it_once(empty_database: str) -> None:
+    engines = [open_engine(empty_database) for _ in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        before = sorted(b for b, _ in pool.map(migrate, engines))
+    assert before == ["", SCHEMA, SCHEMA, SCHEMA]
+    assert differences(engines[0]) == []
+
+
+def test_a_later_versions_database_is_left_alone(empty_database: str) -> None:
+    engine = open_engine(empty_database)
+    migrate(engine)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9998'"))
+    with pytest.raises(SchemaTooNew, match="Update csproto"):
+        migrate(engine)
+    assert schema_of(engine) == "9998"
+
+
+def test_the_newest_step_is_the_one_the_tables_name() -> None:
+    assert steps()[-1] == SCHEMA
+    assert steps() == sorted(steps())
+
+
+def test_the_steps_travel_with_the_package() -> None:
+    """Found as packages, they are put into a wheel."""
+    folder = Path(migrations.__file__).parent
+    assert {path.name for path in folder.rglob("*.py")} >= {"env.py", "__init__.py"}
+    assert all((path.parent / "__init__.py").exists() for path in folder.rglob("*.py"))
+
+
+# -- as a user does it
+
+
+def test_an_old_database_is_named_with_the_command_that_mends_it(tmp_path: Path, run_cli) -> None:
+    url = f"sqlite:///{tmp_path / 'shop.db'}"
+    first_version(open_engine(url))
+    with pytest.raises(DatabaseUnusable, match=r"schema 0001.*csproto db migrate"):
+        open_database(url)
+    refused = run_cli("tickets", CSPROTO_DB=url)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "csproto db migrate" in refused.stderr
+    mended = run_cli("db", "migrate", CSPROTO_DB=url)
+    assert mended.returncode == 0, mended.stderr
+    assert f"schema {SCHEMA}, before 0001" in mended.stdout
+    shown = run_cli("tickets", CSPROTO_DB=url)
+    assert "4 tickets" in shown.stdout
+
+
+def test_a_database_that_cannot_be_used_is_one_line(tmp_path: Path, run_cli) -> None:
+    path = tmp_path / "shop.db"
+    path.write_bytes(b"this is no database" * 100)
+    for command in ("migrate", "init"):
+        refused = run_cli("db", command, CSPROTO_DB=f"sqlite:///{path}")
+        assert refused.returncode == 1
+        assert "cannot be used" in refused.stderr
+        assert "Traceback" not in refused.stderr
+
+
+def test_filling_brings_an_old_database_up_to_date(tmp_path: Path) -> None:
+    path = tmp_path / "shop.db"
+    engine = open_engine(f"sqlite:///{path}")
+    first_version(engine)
+    demo.fill(engine, NOW)
+    assert schema_of(engine) == SCHEMA
+    assert open_database(f"sqlite:///{path}")
+    with sqlite3.connect(path) as connection:
+        assert connection.execute("SELECT count(*) FROM ticket").fetchone() == (0,)
+    assert os.environ["CSPROTO_DB"] != f"sqlite:///{path}"
