@@ -3,6 +3,7 @@
 import concurrent.futures
 import copy
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,14 +16,14 @@ from fastapi.testclient import TestClient
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from csproto.bounds import Bounds
 from csproto.orders import Faults
 from csproto.server import free_port
 from csproto.store import Audit
 from csproto.web.app import create_app
+from csproto.web.health import Health
 from csproto.web.limits import Limits
 from csproto.web.visitors import COOKIE, Signer
-
-pytestmark = pytest.mark.long
 
 DEAD = "http://127.0.0.1:9"
 HUMAN = "I want to talk to a human agent"  # a message that writes a ticket each time
@@ -163,6 +164,21 @@ def test_health_tells_the_truth(make_assistant) -> None:
     assert int(down.headers["retry-after"]) > 0
 
 
+def test_many_who_ask_a_silent_engine_for_its_health_wait_together(make_assistant, monkeypatch) -> None:
+    """Else they would stand in line, and the page's threads with them."""
+    monkeypatch.setattr("csproto.panel.engine.PATIENCE", 0.5)
+    assistant = make_assistant()
+    assistant.endpoint = copy.copy(assistant.endpoint)
+    with socket.create_server(("127.0.0.1", 0)) as silent, concurrent.futures.ThreadPoolExecutor(20) as pool:
+        assistant.endpoint.base_url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        health = Health(assistant)
+        began = time.monotonic()
+        assert health.reason()
+        one = time.monotonic() - began
+        assert all(pool.map(lambda _: health.reason(), range(20)))
+        assert time.monotonic() - began - one < 5 * one
+
+
 def test_without_an_engine_visitors_are_told_so_and_shown_nothing_of_it(make_assistant) -> None:
     assistant = make_assistant()
     assistant.endpoint = copy.copy(assistant.endpoint)
@@ -231,14 +247,21 @@ def test_too_long(client) -> None:
 
 
 def test_too_fast(limited) -> None:
-    client = limited(burst=3, per_minute=60)
-    statuses = [client.post("/api/chat", json={}).status_code for _ in range(5)]
-    assert statuses[:3] == [200, 200, 200]
-    assert 429 in statuses
-    refused = client.post("/api/chat", json={})
-    if refused.status_code == 429:
-        assert 1 <= int(refused.headers["retry-after"]) <= 2
+    client = limited(burst=3, per_minute=1)
+    answers = [client.post("/api/chat", json={}) for _ in range(4)]
+    assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
+    assert 1 <= int(answers[-1].headers["retry-after"]) <= 60
     assert client.get("/").status_code == 200, "looking costs nothing"
+
+
+def test_a_customer_who_writes_too_fast_is_told_when_to_come_back(make_assistant) -> None:
+    assistant = make_assistant()
+    assistant.bounds = Bounds(per_minute=1)
+    client = TestClient(create_app(assistant, limits=ROOMY))
+    assert client.post("/api/chat", json={"input": "你好"}).status_code == 200
+    answer = client.post("/api/chat", json={"input": "你好"})
+    assert (answer.status_code, answer.json()["error"]) == (429, "rate")
+    assert int(answer.headers["retry-after"]) > 0
 
 
 def test_too_many_at_once(limited) -> None:
@@ -274,10 +297,13 @@ def test_sessions_are_bounded_in_number_and_age(make_assistant) -> None:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.long
 def test_fifty_sessions_of_three_turns_do_not_mix(serving) -> None:
-    """Each asks for another order of its customer: an answer with somebody else's number would be a leak."""
-    url = serving(burst=10_000, per_minute=10_000, running=8)
+    """Each asks for another order of its customer: an answer with somebody else's number would be a leak.
+
+    Who is refused comes back when told to, a few times.
+    """
+    url = serving(burst=10_000, per_minute=10_000)
+    refusals: list[int] = []
     orders = {"C003": "300007", "C005": "500001", "C006": "600001", "C007": "700001", "C009": "900001"}
 
     def visit(number: int) -> list[tuple[int, str]]:
@@ -286,7 +312,12 @@ def test_fifty_sessions_of_three_turns_do_not_mix(serving) -> None:
         with httpx.Client(base_url=url, timeout=300) as client:
             client.post("/api/session", json={"customer": customer})
             for text in (f"订单{orders[customer]}到哪了?", "快递单号多少", "你好"):
-                answer = client.post("/api/chat", json={"input": text})
+                for _ in range(10):
+                    answer = client.post("/api/chat", json={"input": text})
+                    if answer.status_code == 200:
+                        break
+                    refusals.append(answer.status_code)
+                    time.sleep(int(answer.headers["retry-after"]))
                 got.append((answer.status_code, answer.json()["response"]))
             texts = [m["text"] for m in client.get("/api/session").json()["messages"]]
             assert all(orders[customer] in text for text in texts if "到哪了" in text)
@@ -297,8 +328,9 @@ def test_fifty_sessions_of_three_turns_do_not_mix(serving) -> None:
     with concurrent.futures.ThreadPoolExecutor(50) as pool:
         statuses = [status for got in pool.map(visit, range(50)) for status, _ in got]
     assert len(statuses) == 150
-    assert set(statuses) <= {200, 429, 503}
-    assert statuses.count(200) >= 8
+    assert set(statuses + refusals) <= {200, 429, 503}
+    assert refusals, "fifty at once are more than may be answered at once"
+    assert statuses.count(200) >= 75
 
 
 # -- safety
@@ -410,7 +442,7 @@ def test_the_openapi_document_holds_under_generated_requests(make_assistant) -> 
         operation = result.ok()
 
         @settings(
-            max_examples=25,
+            max_examples=50,
             deadline=None,
             database=None,
             phases=[Phase.explicit, Phase.generate],

@@ -11,20 +11,22 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from support import NOW
 
 from csproto.server import free_port
 
 SCREENSHOTS = Path(__file__).resolve().parents[2] / "build" / "screenshots"
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+BINARIES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = """--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync
     --disable-dev-shm-usage""".split()
 CONFIG = """
@@ -87,15 +89,25 @@ def gate(server: tuple[str, str | None]) -> Iterator[Gate]:
     gate.shut()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(
+    scope="module"
+)  # Playwright keeps an event loop running in this thread, which other tests could not bear
 def browser() -> Iterator[Any]:
-    if not CHROMIUM:
-        pytest.skip("no Chromium: install it with `apt-get install chromium fonts-noto-cjk`, or name it in CHROMIUM")
-    api = pytest.importorskip("playwright.sync_api", reason="no Python Playwright: `make setup` installs it")
-    with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = found_chromium(playwright.chromium.executable_path)
+        if not chromium:
+            pytest.skip("no Chromium: `make browser` installs it, or name one in CHROMIUM")
+        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
         yield browser
         browser.close()
+
+
+def found_chromium(of_playwright: str) -> str | None:
+    """The one named in CHROMIUM, else the system's, else the one `playwright install` left."""
+    found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, BINARIES)), None)
+    return found or (of_playwright if Path(of_playwright).exists() else None)
 
 
 @pytest.fixture(scope="session")
@@ -129,6 +141,29 @@ def new_page(browser) -> Iterator[Callable[..., Any]]:
         context.close()
 
 
+@pytest.fixture(scope="session")
+def axe(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., None]:
+    """An audit with axe-core from npm; a machine without npm or its registry skips it."""
+    if not shutil.which("npm"):
+        pytest.skip("no npm to fetch axe-core with: `make browser` installs it")
+    folder = tmp_path_factory.mktemp("axe")
+    try:
+        command = ["npm", "pack", "--silent", "axe-core@4"]
+        subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=120)
+    except (subprocess.SubprocessError, OSError) as error:
+        pytest.skip(f"axe-core cannot be fetched from npm ({type(error).__name__})")
+    subprocess.run(["tar", "xzf", next(folder.glob("*.tgz")).name], cwd=folder, check=True)
+    script = (folder / "package" / "axe.min.js").read_text()
+    run = "async (s) => (await axe.run(s)).violations.map((v) => [v.id, v.nodes.map((n) => n.html.slice(0, 120))])"
+
+    def audit(page: Any, selector: str = "html") -> None:
+        page.evaluate(script)
+        found = page.evaluate(run, selector)
+        assert not found, json.dumps(found, indent=1)
+
+    return audit
+
+
 def is_external(url: str) -> bool:
     return urlsplit(url).scheme in ("http", "https", "ws", "wss") and urlsplit(url).hostname != "127.0.0.1"
 
@@ -136,31 +171,44 @@ def is_external(url: str) -> bool:
 @pytest.fixture
 def site(gate: Gate, server, engine) -> Iterator[SimpleNamespace]:
     """The real page over the real assistant, in this process, so that a test can slow the order system down."""
+    from csproto.endpoint import Endpoint
+
+    with page_over(Endpoint(gate.url, server[1]), engine) as (url, assistant):
+        yield SimpleNamespace(url=url, assistant=assistant, engine=engine, gate=gate)
+
+
+@contextmanager
+def page_over(endpoint: Any, engine: Any) -> Iterator[tuple[str, Any]]:
+    """The page's URL, and the assistant behind it."""
     import uvicorn
 
     from csproto.assistant import Assistant
-    from csproto.endpoint import Endpoint
     from csproto.orders import Faults, OrderApi
     from csproto.web.app import create_app
     from csproto.web.limits import Limits
 
-    assistant = Assistant(Endpoint(gate.url, server[1]), OrderApi(engine, Faults(), budget=10.0))
-    port = free_port()
+    orders = OrderApi(engine, Faults(), budget=10.0)
+    assistant = Assistant(endpoint, orders, clock=lambda: NOW, messages_per_minute=None)
     app = create_app(assistant, limits=Limits(burst=10_000, per_minute=10_000))
+    port = free_port()
     running = uvicorn.Server(uvicorn.Config(app, port=port, log_level="error", lifespan="off"))
     thread = threading.Thread(target=running.run, daemon=True)
     thread.start()
     while not running.started:
         time.sleep(0.02)
-    yield SimpleNamespace(url=f"http://127.0.0.1:{port}", assistant=assistant, engine=engine, gate=gate)
+    yield f"http://127.0.0.1:{port}", assistant
     running.should_exit = running.force_exit = True
     thread.join(10)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
+def serve_page() -> Any:
+    return page_over
+
+
+@pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory, browser, gate: Gate, server) -> Iterator[SimpleNamespace]:
     """JupyterLab whose kernels reach the engine through the gate."""
-    pytest.importorskip("jupyterlab", reason="no JupyterLab: `make setup` installs it")
     folder = tmp_path_factory.mktemp("lab")
     root, settings, port = folder / "root", folder / "settings", free_port()
     notifications = settings / "@jupyterlab" / "apputils-extension"
@@ -169,6 +217,34 @@ def lab(tmp_path_factory: pytest.TempPathFactory, browser, gate: Gate, server) -
     (notifications / "notification.jupyterlab-settings").write_text('{"fetchNews": "false", "checkForUpdates": false}')
     config = folder / "jupyter_server_config.py"
     config.write_text(CONFIG.format(port=port, root=str(root), settings=str(settings)))
+    url = f"http://127.0.0.1:{port}"
+    with jupyter_process(["jupyterlab", "--config", str(config)], f"{url}/api/status", folder, gate, server[1]):
+        yield SimpleNamespace(url=url, root=root, gate=gate)
+
+
+@pytest.fixture
+def voila(tmp_path: Path, browser, gate: Gate, server) -> Iterator[Callable[[str], str]]:
+    """Serve a notebook of one cell with Voila; returns the URL."""
+    import nbformat
+
+    with ExitStack() as running:
+
+        def serve(cell: str) -> str:
+            notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell)])
+            notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+            nbformat.write(notebook, tmp_path / "voila.ipynb")
+            port = free_port()
+            words = ["voila", str(tmp_path / "voila.ipynb"), "--no-browser", f"--port={port}", "--Voila.ip=127.0.0.1"]
+            url = f"http://127.0.0.1:{port}"
+            running.enter_context(jupyter_process(words, f"{url}/favicon.ico", tmp_path, gate, server[1]))
+            return url
+
+        yield serve
+
+
+@contextmanager
+def jupyter_process(words: list[str], ready_url: str, folder: Path, gate: Gate, key: str | None) -> Iterator[None]:
+    """A Jupyter application whose kernels reach the engine through the gate, and keep a shop of their own."""
     environment = os.environ | {
         "JUPYTER_CONFIG_DIR": str(folder / "config"),
         "JUPYTER_RUNTIME_DIR": str(folder / "runtime"),
@@ -176,30 +252,30 @@ def lab(tmp_path_factory: pytest.TempPathFactory, browser, gate: Gate, server) -
         "CSPROTO_BASE_URL": gate.url,
         "CSPROTO_DB": f"sqlite:///{folder / 'shop.db'}",
     }
-    if server[1]:
-        environment["CSPROTO_API_KEY"] = server[1]
+    if key:
+        environment["CSPROTO_API_KEY"] = key
     with (folder / "log").open("w") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "jupyterlab", "--config", str(config)],
-            env=environment,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-    url = f"http://127.0.0.1:{port}"
-    deadline = time.monotonic() + 120
-    while not reachable(f"{url}/api/status"):
-        assert process.poll() is None, (folder / "log").read_text()[-2000:]
-        assert time.monotonic() < deadline, "JupyterLab was not ready after 120 s"
-        time.sleep(0.25)
-    yield SimpleNamespace(url=url, root=root, gate=gate)
-    process.terminate()
-    process.wait(20)
+        command = [sys.executable, "-m", *words]
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        deadline = time.monotonic() + 120
+        while not reachable(ready_url):
+            assert process.poll() is None, (folder / "log").read_text()[-2000:]
+            assert time.monotonic() < deadline, f"{words[0]} was not ready after 120 s"
+            time.sleep(0.25)
+        yield
+    finally:
+        process.terminate()
+        process.wait(20)
 
 
 def reachable(url: str) -> bool:
-    with suppress(OSError):
-        return urllib.request.urlopen(url, timeout=2).status == 200
-    return False
+    """Whether anybody answers, if only that there is no such page."""
+    try:
+        urllib.request.urlopen(url, timeout=2)
+    except OSError as error:
+        return isinstance(error, urllib.error.HTTPError)
+    return True
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
-"""The panel inside a real JupyterLab: live steps through the widget's channel, reload, a restarted kernel, an engine that goes and comes back."""
+"""The panel inside a real JupyterLab and Voila: live steps through the widget's channel, reload, a restarted kernel, an engine that goes and comes back."""
 
+import re
 import urllib.request
 from typing import Any
 
@@ -13,12 +14,12 @@ from csproto.endpoint import Endpoint
 from csproto.orders import Faults, OrderApi
 from csproto.shop import open_database
 
-pytestmark = pytest.mark.long
 faults = Faults()
-assistant = Assistant(Endpoint(os.environ["CSPROTO_BASE_URL"], os.environ.get("CSPROTO_API_KEY")), OrderApi(open_database(), faults, budget=10.0))
-panel = ChatPanel(assistant, language="en")
+endpoint = Endpoint(os.environ["CSPROTO_BASE_URL"], os.environ.get("CSPROTO_API_KEY"))
+panel = ChatPanel(Assistant(endpoint, OrderApi(open_database(), faults, budget=10.0)), language="en")
 panel
 """
+HOSTILE = ["<img src=x onerror=window.__xss=1>", "</div><script>window.__xss=1</script>"]
 
 
 def say(page: Any, text: str, wait: bool = True) -> None:
@@ -39,82 +40,131 @@ def states(page: Any) -> list[str]:
     return page.eval_on_selector_all(".csp-turn", "nodes => nodes.map((n) => n.dataset.state)")
 
 
-def test_the_panel_in_jupyterlab(open_notebook, lab, screenshots) -> None:
+def save(page: Any) -> None:
+    page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
+    page.wait_for_function("() => !window.jupyterapp.shell.currentWidget.context.model.dirty")
+
+
+@pytest.mark.timeout(900)
+def test_the_panel_in_jupyterlab(open_notebook, lab, screenshots, axe) -> None:
     """One kernel for the whole story, because starting one takes longer than everything else."""
     page = open_notebook("panel", OPEN)
     page.wait_for_selector(".csp-input")
     page.wait_for_function("() => document.querySelector('.csp-engine')?.innerText")
-
     say(page, "我的订单到哪了?")
     assert states(page) == ["done"]
     assert page.inner_text(".csp-bot .csp-text")
     assert "from cache" in page.inner_text(".csp-badges")
-
-    # the notebook's shortcuts stay out: `dd` on a button would delete the cell
-    page.focus(".csp-do-up")
-    page.keyboard.press("d")
-    page.keyboard.press("d")
-    assert page.locator(".csp-input").count() == 1
-
-    # a reload of the page finds everything again
-    before = page.inner_text(".csp-log")
-    page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
-    page.wait_for_timeout(1500)
-    page.goto(page.url.split("?")[0])
-    page.wait_for_selector(".csp-turn")
-    assert page.inner_text(".csp-log") == before
-    say(page, "你好")
-    assert states(page) == ["done", "done"]
-
-    # the engine goes and comes back, and no cell is run again
-    lab.gate.shut()
-    try:
-        say(page, "I want to talk to a human agent")
-        assert states(page)[-1] == "failed"
-        page.wait_for_selector(".csp-down")
-    finally:
-        lab.gate.open()
-    page.wait_for_function("() => !document.querySelector('.csp').classList.contains('csp-down')")
-    page.click(".csp-do-retry")
-    page.wait_for_function("() => document.querySelectorAll('.csp-turn[data-state=failed]').length === 0")
-    idle(page)
-    assert states(page) == ["done", "done", "done"]
-
+    page.click(".csp-trace summary")
+    page.locator(".csp").screenshot(path=str(screenshots / "notebook-light.png"))
+    the_notebooks_keys_stay_out(page)
+    a_reload_finds_everything(page)
+    hostile_text_is_text(page)
+    axe(page, ".csp")
+    the_engine_goes_and_comes_back(page, lab.gate)
+    assert states(page) == ["done"] * 4
     page.evaluate("() => window.jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Dark'})")
     page.wait_for_function(
         "() => getComputedStyle(document.querySelector('.csp')).backgroundColor !== 'rgb(255, 255, 255)'"
     )
     page.locator(".csp").screenshot(path=str(screenshots / "notebook-dark.png"))
+    axe(page, ".csp")
     assert not page.external, page.external
     assert not page.failures, page.failures
 
 
-def test_stop_and_what_a_restarted_kernel_looks_like(open_notebook, lab, kernel_idle) -> None:
-    page = open_notebook("stop", OPEN, "faults.latency = 1.5")
+def the_notebooks_keys_stay_out(page: Any) -> None:
+    """`dd` on a button would delete the cell, and Enter while composing would send."""
+    page.focus(".csp-do-up")
+    page.keyboard.press("d")
+    page.keyboard.press("d")
+    assert page.locator(".csp-input").count() == 1
+    page.click(".csp-input")
+    keyboard = page.context.new_cdp_session(page)
+    keyboard.send("Input.imeSetComposition", {"text": "ni hao", "selectionStart": 6, "selectionEnd": 6})
+    enter = {"type": "keyDown", "key": "Enter", "code": "Enter", "windowsVirtualKeyCode": 229}
+    keyboard.send("Input.dispatchKeyEvent", enter)
+    keyboard.send("Input.insertText", {"text": "你好"})
+    page.wait_for_timeout(300)
+    assert page.locator(".csp-turn").count() == 1
+    page.fill(".csp-input", "")
+
+
+def a_reload_finds_everything(page: Any) -> None:
+    before = page.inner_text(".csp-log")
+    save(page)
+    page.goto(page.url.split("?")[0])
+    page.wait_for_selector(".csp-turn")
+    page.click(".csp-trace summary")
+    assert page.inner_text(".csp-log") == before
+
+
+def hostile_text_is_text(page: Any) -> None:
+    page.evaluate("() => { window.__xss = 0 }")
+    for text in HOSTILE:
+        say(page, text)
+    said = page.eval_on_selector_all(".csp-user > .csp-text", "nodes => nodes.map((n) => n.textContent)")
+    assert said[1:] == HOSTILE
+    assert page.evaluate("() => window.__xss") == 0
+    assert page.locator(".csp-bubble img, .csp-bubble script").count() == 0
+
+
+def the_engine_goes_and_comes_back(page: Any, gate: Any) -> None:
+    """And no cell is run again."""
+    gate.shut()
+    try:
+        say(page, "I want to talk to a human agent")
+        assert states(page)[-1] == "failed"
+        page.wait_for_selector(".csp-down")
+    finally:
+        gate.open()
+    page.wait_for_function("() => !document.querySelector('.csp').classList.contains('csp-down')")
+    page.click(".csp-do-retry")
+    page.wait_for_function("() => document.querySelectorAll('.csp-turn[data-state=failed]').length === 0")
+    idle(page)
+
+
+@pytest.mark.timeout(900)
+def test_stop_a_reload_under_way_and_a_restarted_kernel(open_notebook, lab, kernel_idle, endpoint) -> None:
+    page = open_notebook("stop", OPEN, "faults.latency = 2")
     page.wait_for_selector(".csp-input")
     kernel_idle(page)
     say(page, "我要退换货,订单号123456", wait=False)
-    page.wait_for_selector(".csp-stop:not([hidden])")
     page.wait_for_selector(".csp-turn")
     page.click(".csp-stop")
     idle(page)
     assert states(page) == ["stopped"]
 
+    # reloaded in the midst of an answer, which the kernel goes on with
+    save(page)
+    say(page, "订单123456到哪了?", wait=False)
+    page.wait_for_function("() => document.querySelectorAll('.csp-turn').length === 2")
+    page.goto(page.url.split("?")[0])
+    page.wait_for_function("() => document.querySelectorAll('.csp-turn').length === 2")
+    idle(page)
+    assert states(page) == ["stopped", "done"]
+
     kernel = page.evaluate("() => window.jupyterapp.shell.currentWidget.context.sessionContext.session.kernel.id")
     request = urllib.request.Request(f"{lab.url}/api/kernels/{kernel}/restart", method="POST", data=b"{}")
     urllib.request.urlopen(request, timeout=60)
-    page.wait_for_function("() => document.querySelector('.csp-status')?.innerText.includes('kernel')", timeout=60_000)
+    page.wait_for_function("() => document.querySelector('.csp-status')?.innerText.includes('kernel')")
     assert page.locator(".csp-send").is_disabled()
+    assert states(page) == ["stopped", "done"], "the conversation stays readable"
     page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells') }")
     page.wait_for_function("() => document.querySelector('.csp-send') && !document.querySelector('.csp-send').disabled")
 
 
-@pytest.mark.parametrize("text", ["<img src=x onerror=window.__xss=1>", "</div><script>window.__xss=1</script>"])
-def test_hostile_text_in_the_notebook_is_text(open_notebook, text: str) -> None:
-    page = open_notebook("hostile", OPEN)
+@pytest.mark.timeout(900)
+def test_the_panel_in_voila(voila, new_page, screenshots) -> None:
+    """Voila's own template asks for FontAwesome elsewhere, so the network is cut off: the panel needs none of it."""
+    page = new_page()
+    page.route(re.compile(r"https?://(?!127\.0\.0\.1)"), lambda route: route.abort())
+    page.goto(voila(OPEN))
     page.wait_for_selector(".csp-input")
-    page.evaluate("() => { window.__xss = 0 }")
-    say(page, text)
-    assert page.locator(".csp-user .csp-text").inner_text() == text
-    assert page.evaluate("() => window.__xss") == 0
-    assert page.locator(".csp-bubble img, .csp-bubble script").count() == 0
+    page.wait_for_function("() => document.querySelector('.csp-engine')?.innerText")
+    say(page, "我的订单到哪了?")
+    assert states(page) == ["done"]
+    assert page.inner_text(".csp-bot .csp-text")
+    page.screenshot(path=str(screenshots / "voila.png"))
+    assert not [url for url in page.external if "fontawesome" not in url], page.external
+    assert not page.failures, page.failures

@@ -1,9 +1,9 @@
 """The front end in a real browser, on the page: the same `chat.js` as in the notebook, over an assistant this process can slow down."""
 
+import itertools
 import json
-import shutil
-import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,18 @@ import pytest
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from csproto.store import Ticket
-
-pytestmark = pytest.mark.long
+from csproto.store import Order, Ticket
 
 HUMAN = "I want to talk to a human agent"  # a message that writes a ticket each time
+ATTEMPTS = 5
+LONG_ANSWERS = [  # two wishes, or a reply of several sentences
+    "快递单号多少,另外帮我开发票",
+    "订单123456到哪了?另外帮我开发票",
+    "我要退换货,订单号123456,衣服尺码偏小",
+    HUMAN,
+    "789012 怎么还不发货,催一下。另外我要投诉",
+    "Where is order 123456? And I need an invoice for it",
+]
 HOSTILE = [
     "<script>window.__xss=1</script>",
     "<img src=x onerror=window.__xss=1>",
@@ -46,7 +53,7 @@ HOSTILE = [
     "javascript:window.__xss=1",
     "${window.__xss=1} {{constructor.constructor('window.__xss=1')()}}",
     "&lt;script&gt;window.__xss=1&lt;/script&gt;",
-    "\u202e<img src=x onerror=window.__xss=1>\u0000\u2028",
+    "\u202e\u2028<img src=x onerror=window.__xss=1>\u0000",
 ]
 
 
@@ -97,7 +104,7 @@ def test_both_languages(page) -> None:
     assert page.inner_text(".csp-send") == "Send"
     page.click(".csp-do-language")
     assert page.inner_text(".csp-send") == "发送"
-    assert page.get_attribute(".csp", "lang") == "zh-CN"
+    assert page.get_attribute(".csp", "lang") == page.get_attribute("html", "lang") == "zh-CN"
     page.reload()
     page.wait_for_selector(".csp-input")
     assert page.inner_text(".csp-send") == "发送"
@@ -113,31 +120,76 @@ def test_example_chips_send(page) -> None:
     assert page.locator(".csp-chips").is_hidden()
 
 
-def test_stop_before_the_first_word_and_after(page, site) -> None:
-    site.assistant.orders.faults.latency = 1.5
-    say(page, "我要退换货,订单号123456", wait=False)
-    page.wait_for_selector(".csp-stop:not([hidden])")
-    page.click(".csp-stop")
-    idle(page)
-    assert turns(page)[-1][1] == "stopped"
-    site.assistant.orders.faults.latency = 0
+def running_requests(endpoint) -> int:
+    return sum(entry.get("num_running_reqs", 0) for entry in endpoint.get_json("/v1/loads")["loads"])
+
+
+def seconds_until(condition: Callable[[], bool], limit: float) -> float:
+    """How long it takes until the condition holds, or the limit."""
+    began = time.monotonic()
+    while not condition() and time.monotonic() - began < limit:
+        time.sleep(0.005)
+    return time.monotonic() - began
+
+
+def test_stop_before_the_first_word_frees_the_engine(page, endpoint) -> None:
+    for _ in range(ATTEMPTS):
+        say(page, "我要退换货,订单号123456,衣服尺码偏小", wait=False)
+        caught = seconds_until(lambda: running_requests(endpoint) > 0, limit=3) < 3
+        page.click(".csp-stop")
+        assert seconds_until(lambda: running_requests(endpoint) == 0, limit=5) < 1
+        idle(page)
+        if caught and page.locator(".csp-bot > .csp-text").last.inner_text() == "[Stopped]":
+            break
+    else:
+        pytest.fail(f"never stopped before the first word: {turns(page)}")
     say(page, "你好")
     assert turns(page)[-1][1] == "done"
 
 
-def test_the_text_grows_while_it_comes(page, site) -> None:
-    """A message with two wishes and a slow order system: the first answer must be there before the second is."""
-    site.assistant.orders.faults.latency = 0.8
-    say(page, "快递单号多少,另外帮我开发票", wait=False)
-    lengths, deadline = set(), time.monotonic() + 40
-    while time.monotonic() < deadline:
-        lengths.add(page.evaluate("() => document.querySelector('.csp-bot .csp-text')?.innerText.length ?? 0"))
-        if page.evaluate("() => document.querySelector('.csp-turn')?.dataset.state") == "done":
-            break
-        time.sleep(0.02)
-    if page.locator(".csp-rule").count() < 2:
-        pytest.skip("this model sees one wish only")
-    assert len(lengths) >= 3, lengths
+def test_stop_after_the_first_words_keeps_them_and_frees_the_engine(page, endpoint) -> None:
+    """The page itself presses Stop as soon as there is text; some replies are complete by then, so it may take a few messages."""
+    page.evaluate(
+        """() => new MutationObserver(() => {
+            const turn = document.querySelector('.csp-turn:last-of-type');
+            if (turn?.dataset.state === 'running' && turn.querySelector('.csp-bot > .csp-text').textContent) document.querySelector('.csp-stop').click();
+        }).observe(document.querySelector('.csp-log'), { childList: true, characterData: true, subtree: true })"""
+    )
+    for text in LONG_ANSWERS:
+        say(page, text, wait=False)
+        page.wait_for_function(
+            "() => document.querySelector('.csp-turn:last-of-type .csp-bot > .csp-text')?.textContent"
+        )
+        assert seconds_until(lambda: running_requests(endpoint) == 0, limit=5) < 1
+        idle(page)
+        words = page.locator(".csp-bot > .csp-text").last.inner_text()
+        if turns(page)[-1][1] == "stopped":
+            assert len(words) > len("[Stopped]") + 3, "what had been said stays"
+            return
+    pytest.fail(f"every answer was complete before it could be stopped: {turns(page)}")
+
+
+def test_the_answer_grows_while_it_comes(page) -> None:
+    """First the reason, then sentence by sentence; which of these messages gets a longer answer is up to the model."""
+    page.evaluate(
+        """() => { window.__seen = [];
+            new MutationObserver(() => {
+                const turn = document.querySelector('.csp-turn:last-of-type');
+                const now = turn ? [turn.querySelector('.csp-bot > .csp-text').textContent, Boolean(turn.querySelector('.csp-rule')), turn.dataset.state] : null;
+                if (now && JSON.stringify(now) !== JSON.stringify(window.__seen.at(-1))) window.__seen.push(now);
+            }).observe(document.querySelector('.csp-log'), { childList: true, characterData: true, subtree: true, attributes: true });
+        }"""
+    )
+    for text in LONG_ANSWERS:
+        page.evaluate("() => { window.__seen = [] }")
+        say(page, text)
+        seen = page.evaluate("() => window.__seen")
+        assert ["", True, "running"] in seen, "the rule is shown before the first word"
+        growing = list(dict.fromkeys(words for words, _, state in seen if words and state == "running"))
+        assert all(later.startswith(earlier) for earlier, later in itertools.pairwise(growing))
+        if len(growing) >= 2:
+            return
+    pytest.fail("no answer came in more than one piece")
 
 
 def test_retry_undo_edit(page, site) -> None:
@@ -187,6 +239,34 @@ def test_a_reload_keeps_the_chat(page) -> None:
     page.reload()
     page.wait_for_selector(".csp-turn")
     assert page.inner_text(".csp-log") == before
+
+
+def test_a_reload_in_the_midst_of_an_answer_stops_it(page, site, endpoint) -> None:
+    site.assistant.orders.faults.latency = 1.5
+    say(page, "你好")
+    say(page, "订单123456到哪了?", wait=False)
+    page.wait_for_function("() => document.querySelectorAll('.csp-turn').length === 2")
+    page.reload()
+    page.wait_for_function("() => document.querySelectorAll('.csp-turn[data-state=stopped]').length === 1")
+    idle(page)
+    assert running_requests(endpoint) == 0
+    site.assistant.orders.faults.latency = 0
+    say(page, "你好")
+    assert [state for _, state in turns(page)] == ["done", "stopped", "done"]
+
+
+def test_an_answer_in_another_tab_is_shown_when_it_is_there(page, site) -> None:
+    site.assistant.orders.faults.latency = 5
+    say(page, "你好")
+    say(page, "订单123456到哪了?", wait=False)
+    page.wait_for_function("() => document.querySelectorAll('.csp-turn').length === 2")
+    other = page.context.new_page()
+    other.goto(site.url)
+    other.wait_for_selector(".csp-turn[data-state=running]")
+    assert other.locator(".csp-stop").is_visible()
+    idle(page)
+    idle(other)
+    assert turns(other) == turns(page)
 
 
 def test_enter_shift_enter_and_composing(page) -> None:
@@ -259,7 +339,7 @@ def test_the_engine_goes_and_comes_back(page, site) -> None:
         page.wait_for_selector(".csp-down")
         say(page, HUMAN)
         assert turns(page)[-1][1] == "failed"
-        assert "cannot be reached" in page.inner_text(".csp-error")
+        assert "cannot be reached" in page.locator(".csp-error").last.inner_text()
         assert "127.0.0.1" not in page.inner_text(".csp")
     finally:
         site.gate.open()
@@ -270,14 +350,50 @@ def test_the_engine_goes_and_comes_back(page, site) -> None:
     assert [state for _, state in turns(page)] == ["done", "done"]
 
 
-@pytest.mark.parametrize("start", range(0, 30, 10))
-def test_hostile_user_text_is_text(page, start: int) -> None:
-    page.evaluate("() => { window.__xss = 0 }")
-    for text in HOSTILE[start : start + 10 : 5]:
-        say(page, text)
-        assert page.locator(".csp-user .csp-text").last.inner_text() == text.replace("\u0000", "�") or "\u0000" in text
+def harmless(page: Any) -> None:
+    """No string has run, and none has become anything but text."""
+    page.wait_for_timeout(200)
     assert page.evaluate("() => window.__xss") == 0
-    assert page.locator(".csp-bubble script, .csp-bubble img, .csp-bubble svg, .csp-bubble iframe").count() == 0
+    tags = set(page.evaluate("() => [...document.querySelectorAll('.csp-log *')].map((e) => e.tagName.toLowerCase())"))
+    assert tags <= set(
+        "article div ul li time button svg path details summary h2 pre dl dt dd p code br span strong".split()
+    )
+
+
+def test_hostile_user_text_is_text(page, site) -> None:
+    """All thirty while the engine is away, because their answers do not matter; then one that is answered."""
+    page.evaluate("() => { window.__xss = 0 }")
+    site.gate.shut()
+    try:
+        for text in HOSTILE:
+            say(page, text)
+    finally:
+        site.gate.open()
+    say(page, HOSTILE[1])
+    shown = page.eval_on_selector_all(".csp-user > .csp-text", "nodes => nodes.map((n) => n.textContent)")
+    assert shown == [*HOSTILE, HOSTILE[1]]
+    page.reload()
+    page.wait_for_selector(".csp-turn")
+    assert page.eval_on_selector_all(".csp-user > .csp-text", "nodes => nodes.map((n) => n.textContent)") == shown
+    page.evaluate("() => { window.__xss = 0 }")
+    harmless(page)
+
+
+def test_hostile_order_records_are_text(page, site) -> None:
+    """The strings stand in an order's item, note and address; the reply and the facts of the trace quote them."""
+    page.evaluate("() => { window.__xss = 0 }")
+    quoted = set()
+    for number in range(0, 30, 2):
+        batch = HOSTILE[number : number + 2]
+        with Session(site.engine) as session, session.begin():
+            order = session.get_one(Order, "789012")
+            order.item = order.note = order.address = " ".join(batch)
+        say(page, "订单789012到哪了?")
+        page.locator(".csp-trace summary").last.click()
+        shown = page.locator(".csp-turn").last.evaluate("node => node.textContent")
+        quoted |= {text for text in batch if text in shown}
+        harmless(page)
+    assert len(quoted) >= 25, quoted
 
 
 def test_hostile_text_in_every_field_is_text(page) -> None:
@@ -306,6 +422,7 @@ def test_hostile_text_in_every_field_is_text(page) -> None:
         HOSTILE,
     )
     assert got["xss"] == 0
+    assert not page.external
     assert not {"SCRIPT", "IMG", "SVG", "IFRAME", "STYLE", "LINK", "META", "BASE", "OBJECT", "EMBED", "VIDEO"} & set(
         got["tags"]
     )
@@ -358,35 +475,24 @@ def test_dark_and_narrow(site, new_page, screenshots, name: str, viewport: tuple
     assert (back == "rgb(255, 255, 255)") == (scheme == "light")
 
 
-@pytest.fixture(scope="session")
-def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """axe-core from npm; a machine without npm or its registry skips the audit."""
-    if not shutil.which("npm"):
-        pytest.skip("no npm to fetch axe-core with")
-    folder = tmp_path_factory.mktemp("axe")
-    try:
-        subprocess.run(
-            ["npm", "pack", "--silent", "axe-core@4"], cwd=folder, check=True, capture_output=True, timeout=60
-        )
-    except (subprocess.SubprocessError, OSError) as error:
-        pytest.skip(f"axe-core cannot be fetched from npm ({type(error).__name__})")
-    archive = next(folder.glob("*.tgz"))
-    subprocess.run(["tar", "xzf", archive.name], cwd=folder, check=True)
-    return (folder / "package" / "axe.min.js").read_text()
-
-
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing(site, new_page, axe: str, scheme: Any) -> None:
+def test_axe_finds_nothing(site, new_page, axe, scheme: Any) -> None:
+    """Audited empty, while an answer is under way, with a complete one and its trace, and with a failed one."""
     page = new_page(color_scheme=scheme, locale="en-GB", bypass_csp=True)
     page.goto(site.url)
     page.wait_for_selector(".csp-input")
+    axe(page)
     say(page, "我的订单到哪了?")
     page.click(".csp-trace summary")
-    page.evaluate(axe)
-    found = page.evaluate(
-        "async () => (await axe.run()).violations.map((v) => [v.id, v.nodes.map((n) => n.html.slice(0, 120))])"
-    )
-    assert not found, json.dumps(found, indent=1)
+    page.click(".csp-do-up")
+    axe(page)
+    site.gate.shut()
+    try:
+        say(page, "你好")
+        page.wait_for_selector(".csp-down")
+        axe(page)
+    finally:
+        site.gate.open()
 
 
 def test_the_documentation_needs_nothing_from_elsewhere(site, new_page) -> None:

@@ -5,8 +5,7 @@ const NEAR_END = 48; // pixels from the end within which the reader counts as fo
 const ICONS = { // drawn, because not every machine has a font with these signs
   copy: "M8 8h11v11H8z M5 16V5h11", edit: "M4 20h4L19 9l-4-4L4 16z", undo: "M9 7L4 12l5 5 M4 12h11a4 4 0 0 1 0 8h-3",
   up: "M7 11l4-8c2 0 3 1 3 3v3h5l-2 10H7z M3 11h4v8H3z", down: "M17 13l-4 8c-2 0-3-1-3-3v-3H5L7 5h10z M21 13h-4V5h4z",
-  retry: "M20 12a8 8 0 1 1-3-6 M20 3v5h-5", new: "M12 5v14 M5 12h14", json: "M8 4c-4 0 0 8-4 8c4 0 0 8 4 8 M16 4c4 0 0 8 4 8c-4 0 0 8-4 8",
-  markdown: "M12 4v11 M7 11l5 5l5-5 M5 20h14",
+  retry: "M20 12a8 8 0 1 1-3-6 M20 3v5h-5", new: "M12 5v14 M5 12h14", json: "M12 4v11 M7 11l5 5l5-5 M5 20h14", markdown: "M12 4v11 M7 11l5 5l5-5 M5 20h14",
 };
 const LATE = 2000; // ms without a sign of life after which the panel says that it waits
 
@@ -118,22 +117,23 @@ class TurnView {
     setText(this.summary, rules ? `${w.why} · ${rules}` : w.why);
     const json = JSON.stringify(message.triage, (_, v) => (v === "" || (Array.isArray(v) && !v.length) ? undefined : v), 1);
     this.traceBody.replaceChildren(
-      make("h4", {}, w.intent), make("pre", { class: "csp-intent", tabindex: "0", "aria-label": w.intent }, json),
+      this.chat.heading(w.intent), make("pre", { class: "csp-intent", tabindex: "0", "aria-label": w.intent }, json),
       ...message.parts.flatMap((part) => this.partTrace(part, message.state)));
   }
 
   partTrace(part, state) {
-    const w = this.chat.w;
-    const facts = Object.entries(part.facts).flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)]);
+    const { w, heading } = this.chat;
+    const facts = Object.entries(part.facts).flatMap(([name, value]) => [make("dt", {}, w.fact_names[name] || name), make("dd", {}, value)]);
     let verdict = state === "running" ? w.checking : w.grounded;
     let mark = state === "running" ? "…" : "✓";
     if (part.fallback) [verdict, mark] = [w.fallback, "!"];
     if (part.rejected.length) [verdict, mark] = [`${w.not_grounded} ${part.rejected.join("; ")}`, "!"];
     return [
-      make("h4", {}, w.facts), facts.length ? make("dl", { class: "csp-facts" }, ...facts) : make("p", {}, w.no_facts),
-      make("h4", {}, w.rule),
-      make("p", { class: "csp-rule" }, make("code", {}, part.rule), ` → `, make("code", {}, part.action), make("br"), part.source),
-      make("h4", {}, w.check), make("p", { class: "csp-check" }, make("span", { "aria-hidden": "true" }, `${mark} `), verdict),
+      heading(w.facts), facts.length ? make("dl", { class: "csp-facts" }, ...facts) : make("p", {}, w.no_facts),
+      heading(w.rule),
+      make("p", { class: "csp-rule" }, make("code", {}, part.rule), ` → `, make("code", {}, part.action)),
+      make("p", {}, w.rules[part.rule] || ""), make("p", { class: "csp-source" }, part.source),
+      heading(w.check), make("p", { class: "csp-check" }, make("span", { "aria-hidden": "true" }, `${mark} `), verdict),
     ];
   }
 
@@ -146,7 +146,7 @@ class TurnView {
     this.badges.replaceChildren(
       badge("ttft", `${w.ttft} ${milliseconds(usage.ttft_ms)}`), badge("total", `${w.total} ${milliseconds(usage.total_ms)}`),
       badge("prompt", `${w.tokens} ${usage.prompt_tokens}`),
-      badge("cached", `${w.cached} ${usage.cached_tokens}`));
+      badge("cached", `${w.cached} ${usage.cached_tokens} (${Math.round((100 * usage.cached_tokens) / Math.max(1, usage.prompt_tokens))} %)`));
   }
 
   showActions(message, isLast, busy) {
@@ -177,6 +177,8 @@ function milliseconds(value) {
 
 // ---- the whole chat
 
+let chats = 0;
+
 class Chat {
   constructor(root, host) {
     Object.assign(this, { root, host, views: new Map(), messages: [], live: null, info: null, alive: true, waiting: null, editing: false });
@@ -195,15 +197,20 @@ class Chat {
   }
 
   build() {
-    this.title = make("h3", { class: "csp-title" });
+    const level = this.host.kind === "page" ? 1 : 3; // inside a notebook's own headings
+    this.title = make(`h${level}`, { class: "csp-title" });
+    this.heading = (text) => make(`h${level + 1}`, {}, text);
     this.engine = make("span", { class: "csp-engine" });
     this.customers = make("select", { class: "csp-customer", onchange: () => this.act({ type: "new", customer: this.customers.value }) });
     this.tools = make("div", { class: "csp-tools" });
     this.log = make("div", { class: "csp-log", role: "log", "aria-live": "polite", "aria-relevant": "additions text", "aria-busy": "false", tabindex: "0", onscroll: () => this.onScroll() });
     this.newest = make("button", { type: "button", class: "csp-newest", hidden: true, onclick: () => this.toEnd() });
+    this.greeting = make("p");
     this.chips = make("div", { class: "csp-chips", role: "group" });
+    this.welcome = make("div", { class: "csp-welcome" }, this.greeting, this.chips);
+    this.hint = make("span", { class: "csp-hint", id: `csp-hint-${(chats += 1)}` });
     this.status = make("div", { class: "csp-status", role: "status", "aria-live": "polite" });
-    this.input = make("textarea", { class: "csp-input", rows: "1", maxlength: "2000", oninput: () => this.fit(), onfocus: () => this.check() });
+    this.input = make("textarea", { class: "csp-input", rows: "1", maxlength: "2000", "aria-describedby": this.hint.id, oninput: () => { this.fit(); this.check(); }, onfocus: () => this.check() });
     this.sendButton = make("button", { type: "submit", class: "csp-send" });
     this.stopButton = make("button", { type: "button", class: "csp-stop", hidden: true, onclick: () => this.stop() });
     this.form = make("form", { class: "csp-form" }, this.input, this.sendButton, this.stopButton);
@@ -214,13 +221,13 @@ class Chat {
     this.root.addEventListener("keydown", (event) => this.onKey(event));
     this.root.replaceChildren(
       make("div", { class: "csp-head" }, this.title, this.engine, this.tools),
-      make("div", { class: "csp-body" }, this.log, this.newest), this.chips, this.status, this.form);
+      make("div", { class: "csp-body" }, this.log, this.welcome, this.newest), this.form, make("div", { class: "csp-foot" }, this.status, this.hint));
     this.watch = setInterval(() => { if (this.info && !this.info.engine.ok && !this.busy && !document.hidden) this.check(true); }, 3000);
   }
 
   button(name, label, onclick, text = "") {
     return make("button", { type: "button", class: `csp-button csp-do-${name}`, title: label, "aria-label": label, onclick },
-      icon(name), text ? ` ${text}` : null);
+      icon(name), text ? make("span", { class: "csp-label" }, text) : null);
   }
 
   setLanguage(language, tell = true) {
@@ -235,17 +242,20 @@ class Chat {
     this.input.placeholder = w.placeholder;
     this.customers.setAttribute("aria-label", w.customer);
     this.chips.setAttribute("aria-label", w.examples);
+    setText(this.greeting, w.welcome);
+    setText(this.hint, w.hint);
     setText(this.sendButton, w.send);
     setText(this.stopButton, w.stop);
     setText(this.newest, `↓ ${w.newest}`);
     const other = language === "zh" ? "en" : "zh";
     this.tools.replaceChildren(
       this.customers, this.button("new", w.new, () => this.act({ type: "new" })),
-      this.button("json", w.json, () => this.act({ type: "export", form: "json" }, false)),
-      this.button("markdown", w.markdown, () => this.act({ type: "export", form: "markdown" }, false)),
+      this.button("json", w.json, () => this.act({ type: "export", form: "json" }, false), "JSON"),
+      this.button("markdown", w.markdown, () => this.act({ type: "export", form: "markdown" }, false), "Markdown"),
       make("button", { type: "button", class: "csp-button csp-do-language", lang: other, "aria-label": w.language_label, onclick: () => this.setLanguage(other) }, w.language));
     this.chips.replaceChildren(...w.try.map((text) => make("button", { type: "button", class: "csp-chip", onclick: () => this.say(text) }, text)));
     if (tell) this.host.setLanguage(language);
+    this.host.speaks?.(language);
     this.draw();
   }
 
@@ -308,6 +318,7 @@ class Chat {
   }
 
   stop() {
+    this.announce(this.w.stopping);
     this.host.send({ type: "stop" });
     this.input.focus();
   }
@@ -414,7 +425,7 @@ class Chat {
 
   drawControls(count) {
     const { info, w } = this;
-    this.chips.hidden = count > 0;
+    this.welcome.hidden = count > 0;
     this.sendButton.hidden = this.busy;
     this.sendButton.disabled = !this.alive;
     this.stopButton.hidden = !this.busy;
@@ -422,7 +433,7 @@ class Chat {
     if (!info) return;
     const down = this.host.kind === "notebook" ? w.engine_down : w.engine_down_page;
     this.root.classList.toggle("csp-down", !info.engine.ok || !this.alive);
-    setText(this.engine, info.engine.ok ? info.engine.model : "✕");
+    setText(this.engine, info.engine.ok ? info.engine.model : w.engine_off);
     this.engine.title = info.engine.ok ? w.engine_up : down;
     if (!info.engine.ok && !this.wasDown) this.announce(down);
     if (info.engine.ok && this.wasDown) this.announce(w.engine_up);

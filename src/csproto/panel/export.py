@@ -38,7 +38,8 @@ def _turn(message: Message, language: str) -> list[str]:
     if message["triage"]:
         lines += [f"- {table['intent']}: {_code(message['triage'])}"]
     for part in message["parts"]:
-        lines += [f"- {table['rule']}: `{part['rule']}` ({_text(part['source'])}), `{part['action']}`"]
+        rule = f"`{part['rule']}` → `{part['action']}`, {table['rules'].get(part['rule'], '')} ({part['source']})"
+        lines += [f"- {table['rule']}: {rule}"]
         lines += [f"- {table['facts']}: {_code(part['facts'])}", f"- {table['check']}: {_text(check(part, language))}"]
     if usage := message["usage"]:
         lines += [

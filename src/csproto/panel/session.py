@@ -103,7 +103,8 @@ class ChatSession:
             yield {"step": "stopped"}
         except CsprotoError as error:
             self.last_error = error
-            yield {"step": "failed", "code": type(error).__name__, "reason": str(error) if self._reasons else ""}
+            code = "rate" if getattr(error, "retry_after", 0) else type(error).__name__
+            yield {"step": "failed", "code": code, "reason": str(error) if self._reasons else ""}
         except Exception as error:
             logger.exception("a message could not be answered")
             self.last_error = error

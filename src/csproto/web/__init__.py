@@ -31,8 +31,21 @@ def main(
             f"The page is at http://{shown}:{port}/ and its API at http://{shown}:{port}/docs. Ctrl-C ends it.",
             flush=True,
         )
+        if host not in LOOPBACK:
+            print(
+                "Whoever reaches this address can be any demo customer: a real shop signs its visitors in itself (`sign_in` of `create_app`).",
+                flush=True,
+            )
         app = create_app(desk, hosts=LOOPBACK if host in LOOPBACK else None)
-        uvicorn.run(app, host=host, port=port, log_level="warning", proxy_headers=False, server_header=False)
+        uvicorn.run(
+            app,
+            host=host,
+            port=port,
+            log_level="warning",
+            proxy_headers=False,
+            server_header=False,
+            timeout_graceful_shutdown=3,
+        )
 
 
 def _check_port(host: str, port: int) -> None:

@@ -17,7 +17,7 @@ from csproto.orders import CustomerUnknown
 from csproto.panel import records
 from csproto.panel.engine import engine_state
 from csproto.panel.export import FORMATS, exported
-from csproto.panel.messages import Step, snapshot
+from csproto.panel.messages import Step
 from csproto.panel.session import ChatSession, MessageUnknown, NothingToTakeBack
 from csproto.panel.words import FOLDER as PANEL
 from csproto.web import schema
@@ -37,6 +37,10 @@ FILES = {
     **{name: STATIC / name for name in ("page.js", "page.css", "docs.js")},
 }
 EVENTS = {"triage": "triage", "decision": "part", "done": "turn"}  # SSE event to the part of the step it carries
+REFUSALS = {
+    "rate": (429, 5),
+    "internal": (500, 0),
+}  # status and seconds to wait; 503 and 5 for whatever ails the engine
 OURS = ("MessageRefused",)  # what is wrong with a message is said with status 200, as the blog's page does
 
 
@@ -105,10 +109,9 @@ class Desk:
             "customer": visitor.chat.customer_id if visitor else self.sign_in(request, None),
             "customers": records.customers(self.assistant.orders.engine) if picker else [],
             "engine": engine_state(self.assistant),
-            "busy": False,
+            "busy": bool(visitor and visitor.chat.running),
         }
-        messages = [snapshot(message) for message in visitor.chat.messages] if visitor else []
-        return {"info": info, "messages": messages}
+        return {"info": info, "messages": visitor.messages() if visitor else []}
 
 
 def _add_pages(app: FastAPI) -> None:
@@ -166,9 +169,8 @@ def _whole(step: Step | None, request: Request, headers: dict[str, str]) -> Resp
         code = step["code"]
         if code in OURS:
             return JSONResponse(problem(code, request.headers), headers=headers)
-        if code == "internal":
-            return JSONResponse(problem(code, request.headers), 500, headers)
-        return JSONResponse(problem(code, request.headers), 503, headers | {"Retry-After": "5"})
+        status, wait = REFUSALS.get(code, (503, 5))
+        return JSONResponse(problem(code, request.headers), status, headers | {"Retry-After": str(wait)})
     return JSONResponse(problem("network", request.headers), 503, headers | {"Retry-After": "1"})
 
 

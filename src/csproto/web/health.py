@@ -25,9 +25,12 @@ class Health:
 
     def reason(self) -> str:
         """Why the engine cannot answer; empty when it can. Takes up to PATIENCE seconds; call it from a thread."""
+        came_at = time.monotonic()
         with self._lock:
-            asked_at, reason = self._known
-            if time.monotonic() - asked_at > KEPT or reason:
+            answered_at, reason = self._known
+            if answered_at < (
+                came_at if reason else came_at - KEPT
+            ):  # what was found out while we waited is new enough
                 reason = self._ask()
                 self._known = time.monotonic(), reason
             return reason

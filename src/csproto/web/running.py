@@ -64,9 +64,12 @@ class Running:
             self._signal.set()
 
     async def last(self, request: Request) -> Step | None:
-        """The step that ends the answer; None when the client went away before it."""
+        """The last step there was: the one that ends the answer, unless the client went away before it.
+
+        Returns once the chat is free again, so that a client's next message is not refused.
+        """
+        last = None
         async with aclosing(self.steps(request)) as steps:
             async for step in steps:
-                if step["step"] in ("done", "stopped", "failed"):
-                    return step
-        return None
+                last = step
+        return last

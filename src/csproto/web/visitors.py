@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from csproto.endpoint import StopSignal
+from csproto.panel.messages import Message, snapshot
 from csproto.panel.session import ChatSession
 from csproto.web.limits import Limits, Refused
 
@@ -48,6 +49,13 @@ class Visitor:
     def busy(self) -> bool:
         """Whether a request works on the chat now."""
         return self._lock.locked()
+
+    def messages(self) -> list[Message]:
+        """The chat so far; an answer under way, in another tab or before a reload, is its last message."""
+        running, complete = self.chat.running, list(self.chat.messages)  # in this order: none is missed
+        if running and all(message is not running for message in complete):
+            complete.append(running)
+        return [snapshot(message) for message in complete]
 
     @contextmanager
     def alone(self, patience: float = 0.0) -> Iterator[ChatSession]:

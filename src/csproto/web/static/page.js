@@ -5,6 +5,7 @@ const words = await (await fetch("/static/words.json")).json();
 let underWay = null; // the AbortController of the answer that is being read
 let unsent = null; // a message that never reached the server: shown with its error, and kept on this side only
 let unsentCount = 0;
+let later = 0;
 let shown = { messages: [], info: { customer: "", customers: [], busy: false, engine: { ok: false, model: "" } } }; // the server's last word
 
 const host = {
@@ -12,6 +13,10 @@ const host = {
   words,
   language: localStorage.getItem("csproto-language") || "",
   setLanguage: (language) => localStorage.setItem("csproto-language", language),
+  speaks(language) {
+    document.documentElement.lang = language === "zh" ? "zh-CN" : "en";
+    document.title = words[language].title;
+  },
   send: (command) => carryOut(command).catch(() => fail("network")),
 };
 const chat = createChat(document.getElementById("chat"), host);
@@ -50,6 +55,8 @@ function show(state) {
   chat.receive({ type: "messages", messages: unsent ? [...state.messages, unsent] : state.messages });
   chat.receive({ type: "info", info: state.info });
   chat.receive({ type: "settled" });
+  clearTimeout(later);
+  if (state.info.busy && !underWay) later = setTimeout(refresh, 1000); // answered in another tab, or being stopped after a reload
 }
 
 function fail(code) {
