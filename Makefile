@@ -2,11 +2,12 @@
 PYTHON ?= python3
 GPU ?= 0
 VENV := .venv
+VLLM := .venv-vllm
 RUN := $(VENV)/bin
 STAMP := $(VENV)/.ready-$(GPU)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint serve web lab notebooks clean
+.PHONY: help setup demo test test-all browser lint serve web lab notebooks bench bench-setup clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -24,7 +25,10 @@ test: $(STAMP) lint ## lint, types and all tests
 	$(RUN)/pytest
 
 test-all: $(STAMP) lint ## the long suites too
-	$(RUN)/pytest -m "" tests tests/browser
+	CSPROTO_LONG=1 $(RUN)/pytest -m ""
+
+browser: ## install what the browser tests need: Chromium, a Chinese font, npm (Debian or Ubuntu, as root)
+	@requirements/browser.sh
 
 lint: $(STAMP) ## ruff and mypy
 	$(RUN)/ruff check .
@@ -44,5 +48,14 @@ notebooks: $(STAMP) ## execute every notebook in place
 	for n in notebooks/*.ipynb; do $(RUN)/jupyter execute --inplace $$n || exit 1; done
 	$(RUN)/nbstripout --keep-output --keep-count notebooks/*.ipynb
 
-clean: ## remove the environment and everything built
-	rm -rf $(VENV) build
+bench-setup: $(VLLM)/.ready ## vLLM for comparisons, in an environment of its own (a CPU build)
+
+$(VLLM)/.ready: requirements/vllm.txt requirements/setup.py
+	$(PYTHON) requirements/setup.py --venv $(VLLM) --vllm
+	@touch $@
+
+bench: $(STAMP) $(VLLM)/.ready ## measure against vLLM on the same work (half an hour on two quiet cores)
+	$(RUN)/csproto bench --out data/benchmarks/cpu.json
+
+clean: ## remove the environments and everything built
+	rm -rf $(VENV) $(VLLM) build

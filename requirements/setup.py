@@ -19,6 +19,7 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--venv", type=Path, default=HERE.parent / ".venv")
     arguments.add_argument("--gpu", action="store_true", help="the official CUDA packages of SGLang")
+    arguments.add_argument("--vllm", action="store_true", help="vLLM for comparisons, in place of everything else")
     options = arguments.parse_args()
     if not (3, 11) <= sys.version_info[:2] < (3, 13):
         sys.exit(
@@ -29,6 +30,10 @@ def main() -> None:
     if not (options.venv / "bin" / "pip").exists():
         venv.create(options.venv, with_pip=True)
     python = options.venv / "bin" / "python"
+    if options.vllm:
+        install_cpu_torch(python, "vllm.txt")
+        pip(python, "install", "--no-deps", "-r", HERE / "vllm.txt")
+        return
     if options.gpu:
         pip(python, "install", "-r", HERE / "gpu.txt")
     else:
@@ -38,8 +43,16 @@ def main() -> None:
 
 
 def install_for_cpu(python: Path) -> None:
-    """A CPU build of torch from wherever one can be reached, then SGLang without the CUDA packages it asks for."""
-    pins = dict(re.findall(r"^(torch|torchvision)==(\S+)", (HERE / "cpu.txt").read_text(), re.MULTILINE))
+    """Torch, then SGLang without the CUDA packages it asks for."""
+    pins = install_cpu_torch(python, "cpu.txt")
+    # Beside a CPU torch any build of torchvision will do: csproto.cpu defines the two operators a CUDA build would bring.
+    pip(python, "install", "--no-deps", f"torchvision=={pins['torchvision']}", "-r", HERE / "sglang.txt")
+    pip(python, "install", "-r", HERE / "cpu.txt")
+
+
+def install_cpu_torch(python: Path, name: str) -> dict[str, str]:
+    """A CPU build of torch from wherever one can be reached, as pinned in a file here; returns the file's pins of torch and torchvision."""
+    pins = dict(re.findall(r"^(torch|torchvision)==(\S+)", (HERE / name).read_text(), re.MULTILINE))
     torch = f"torch=={pins['torch']}"
     found = has_cpu_torch(python) or pip(python, "install", "--only-binary=:all:", f"{torch}+cpu", check=False) == 0
     if not found:
@@ -48,9 +61,7 @@ def install_for_cpu(python: Path) -> None:
                 f"No CPU build of {torch} can be reached: {TORCH_CPU_INDEX} does not answer and no find-links folder has one.\nPut the wheel into a folder and set PIP_FIND_LINKS to it, or use `make setup GPU=1`."
             )
         pip(python, "install", f"{torch}+cpu", "--extra-index-url", TORCH_CPU_INDEX)
-    # Beside a CPU torch any build of torchvision will do: csproto.cpu defines the two operators a CUDA build would bring.
-    pip(python, "install", "--no-deps", f"torchvision=={pins['torchvision']}", "-r", HERE / "sglang.txt")
-    pip(python, "install", "-r", HERE / "cpu.txt")
+    return pins
 
 
 def has_cpu_torch(python: Path) -> bool:

@@ -1,0 +1,127 @@
+"""The baseline: free text, JSON cleaned by hand, keywords where nothing can be saved, and the reply shown as it comes.
+
+Written as one would write it who knows the job but has no grammar and no check: the same prompt, facts, rules, writes and kept conversations as the
+assistant has, append-only as well, so that all an arm wins is won by what it does differently.
+"""
+
+import ast
+import json
+import re
+import time
+from contextlib import suppress
+from datetime import datetime
+from typing import Any
+
+from pydantic import ValidationError
+
+from csproto import reply as reply_program
+from csproto import triage as triage_program
+from csproto import wording
+from csproto.bench.clients import TimedEndpoint
+from csproto.conversation import Conversation
+from csproto.dialogue import decide, further_wishes
+from csproto.endpoint import GenerationTruncated, Usage
+from csproto.keywords import keyword_triage
+from csproto.orders import OrderApi
+from csproto.transcript import Message, clean, system_prompt
+from csproto.triage import Triage
+from csproto.turn import Part, Turn
+
+
+def clean_json(raw: str) -> Triage | None:
+    """What can be saved of a model's free text: fences and talk around the object, quotes, commas, case, fields it does not know; None when nothing can."""
+    start, end = raw.find("{"), raw.rfind("}")
+    if start < 0:
+        return None
+    text = raw[start : end + 1] if end > start else raw[start:] + "}"
+    text = text.translate(str.maketrans("“”：，", '"":,'))
+    text = re.sub(r",\s*([}\]])", r"\1", text)
+    for read in (json.loads, ast.literal_eval):
+        with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+            found = read(text)
+            return _triage(found) if isinstance(found, dict) else None
+    return None
+
+
+def _triage(found: dict[str, Any]) -> Triage | None:
+    """A triage of the fields that fit; without a usable intent there is none."""
+    kept = {"intent": str(found.get("intent", "")).strip().lower()}
+    for name in Triage.model_fields.keys() - {"intent"} & found.keys():
+        with suppress(ValidationError):
+            Triage.model_validate(kept | {name: found[name]})
+            kept[name] = found[name]
+    with suppress(ValidationError):
+        return Triage.model_validate(kept)
+    return None
+
+
+class ByHand:
+    """An assistant without grammar and check. Opened and asked like `csproto.assistant.Assistant`."""
+
+    def __init__(self, endpoint: TimedEndpoint, orders: OrderApi, now: datetime) -> None:
+        self.endpoint, self.orders, self.now = endpoint, orders, now
+        self.prompt = system_prompt(endpoint.model_name)
+
+    def open(self, customer_id: str) -> Conversation:
+        """A new conversation of a signed-in customer."""
+        self.orders.known(customer_id)
+        return Conversation(customer_id, self.now, transcript=[Message("system", self.prompt)])
+
+    def turn(self, conversation: Conversation, text: str) -> Turn:
+        """Answer one message. Raises EngineError."""
+        began, text = time.perf_counter(), clean(text)
+        conversation.language = wording.language_of(text, conversation.language)
+        conversation.trim()
+        turn = Turn(text, Triage(intent=triage_program.Intent.OTHER), [], Usage())
+        raw = self._generate(triage_program.program(), conversation, turn, text)
+        turn.triage = clean_json(raw) or keyword_triage(text)
+        wire = raw if clean_json(raw) else turn.triage.to_wire()
+        conversation.transcript += [Message("user", text), Message("assistant", wire)]
+        wishes, shown_at = [turn.triage], 0.0
+        while wishes:
+            part = self._decide(
+                conversation, wishes.pop(0), f"{conversation.id}:{conversation.turns}:{len(turn.parts)}"
+            )
+            turn.parts.append(part)
+            part.reply = self._generate(reply_program.program(), conversation, turn).strip()
+            shown_at = shown_at or self.endpoint.calls[-1].first
+            if not part.reply:
+                part.reply, part.fallback = wording.template(part.decision, conversation.language, part.facts), True
+            conversation.transcript.append(Message("assistant", part.reply))
+            wishes += self._next(conversation, turn)
+        conversation.turns += 1
+        conversation.save(self.orders.engine)
+        turn.total_ms, turn.ttft_ms = (time.perf_counter() - began) * 1000, (shown_at - began) * 1000
+        return turn
+
+    def _generate(self, program: Any, conversation: Conversation, turn: Turn, *words: str) -> str:
+        """Free text to the model's own end, or to the output limit; and what of the conversation was reused for it."""
+        with suppress(GenerationTruncated):  # what there is may be of use
+            program.run(conversation.transcript, *words, temperature=0.0, backend=self.endpoint, use_thread=False)
+        call = self.endpoint.calls[-1]
+        turn.usage.add(call.meta)
+        turn.reusable_tokens += conversation.computed_tokens
+        turn.reused_tokens += min(call.meta["cached_tokens"], conversation.computed_tokens)
+        conversation.computed_tokens = call.meta["prompt_tokens"] + call.meta["completion_tokens"] - 1
+        return call.text
+
+    def _decide(self, conversation: Conversation, understood: Triage, key: str) -> Part:
+        """Facts, decision and its write, and the brief for the reply."""
+        facts = self.orders.facts(conversation.customer_id)
+        decision, conversation.state = decide(understood, facts, conversation.state, self.now)
+        say = dict(decision.say)
+        if write := decision.write:
+            number = self.orders.write(f"{key}:{write.kind}", conversation.customer_id, write, self.now, decision.rule)
+            say |= {"ticket": f"T{number:05d}"} if number else {}
+        shown = wording.facts_shown(say, conversation.language)
+        brief = reply_program.brief(decision.action, decision.rule, conversation.language, shown)
+        conversation.transcript.append(Message("system", brief))
+        return Part(decision, shown)
+
+    def _next(self, conversation: Conversation, turn: Turn) -> list[Triage]:
+        """The message's further wishes, unless a question is open."""
+        if len(turn.parts) == 1:
+            conversation.queue += further_wishes(turn.triage, turn.text, self.orders.facts(conversation.customer_id))
+        if conversation.state.waiting or not conversation.queue:
+            return []
+        return [conversation.queue.pop(0)]

@@ -1,0 +1,366 @@
+"""The harness: the work is the same for everybody, the arithmetic is right against answers known beforehand, and real servers can be compared."""
+
+import json
+import math
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+from support import ROOT
+
+from csproto import pictures, settings, triage
+from csproto.bench import engines, figures
+from csproto.bench.alone import prompts
+from csproto.bench.arms import ARMS, BLOG_REGEX, DEFAULT, strict
+from csproto.bench.by_hand import clean_json
+from csproto.bench.clients import Call, TimedEndpoint
+from csproto.bench.compare import Plan, compare, full_plan, quick_plan
+from csproto.bench.load import Load, Pass, Played
+from csproto.bench.machine import memory_mb
+from csproto.bench.record import COMPARED, lines
+from csproto.bench.work import LENGTHS, conversations
+from csproto.endpoint import CallOptions, Usage
+from csproto.errors import CsprotoError
+from csproto.evaluate import CaseTurn, Expected
+from csproto.policy import Decision
+from csproto.store import Order
+from csproto.transcript import Message
+from csproto.triage import Intent, Triage
+from csproto.turn import Part, Turn
+
+# The work.
+
+
+def test_the_work_depends_on_the_seed_alone(engine) -> None:
+    assert conversations(engine, "7", 24) == conversations(engine, "7", 24)
+    assert conversations(engine, "7", 24) != conversations(engine, "8", 24)
+    assert conversations(engine, "7", 24)[:10] == conversations(engine, "7", 10)
+
+
+def test_the_work_is_half_written_half_generated_and_of_three_and_five_turns(engine) -> None:
+    cases = conversations(engine, "7", 40)
+    assert {len(case.turns) for case in cases} == set(LENGTHS)
+    written = [case for case in cases if case.id.startswith("dlg-")]
+    assert len(written) == 20
+    assert len({case.id for case in written}) == 20
+    assert all(turn.expect.action for case in written for turn in case.turns[2:3])
+
+
+def test_generated_customers_ask_about_their_own_orders(engine) -> None:
+    with Session(engine) as session:
+        owner = dict(session.execute(select(Order.id, Order.customer_id)).all())
+    named = 0
+    for case in conversations(engine, "7", 60)[::2]:
+        ids = [turn.expect.order_id for turn in case.turns if turn.expect.order_id]
+        assert all(owner[order_id] == case.customer for order_id in ids)
+        named += bool(ids)
+    assert named >= 27, "nearly every one names an order"
+
+
+def test_prompts_of_the_engines_share_no_prefix() -> None:
+    texts = prompts("1", 64)
+    assert texts == prompts("1", 64)
+    assert len({tuple(ids[:4]) for ids in texts}) == 64
+
+
+# The arithmetic.
+
+
+def test_quantiles_are_those_of_numpy() -> None:
+    pick = random.Random(3)
+    for size in (1, 2, 7, 100):
+        values = [pick.expovariate(1) for _ in range(size)]
+        for share in (0.0, 0.5, 0.95, 0.99, 1.0):
+            assert figures.quantile(values, share) == pytest.approx(np.quantile(values, share))
+
+
+def test_a_ratio_of_equal_pairs_is_certain() -> None:
+    assert figures.ratio([(3.0, 2.0), (6.0, 4.0), (1.5, 1.0)]) == {"ratio": 1.5, "low": 1.5, "high": 1.5, "n": 3}
+
+
+def test_the_bootstrap_of_two_pairs_is_known() -> None:
+    """The means of two draws are 1, 2 and 4 with shares 1/4, 1/2 and 1/4: the 2.5th and 97.5th percentiles are 1 and 4."""
+    assert figures.ratio([(1.0, 1.0), (4.0, 1.0)]) == {"ratio": 2.0, "low": 1.0, "high": 4.0, "n": 2}
+
+
+def test_turned_round_a_ratio_is_its_inverse() -> None:
+    pairs = [(1.0, 1.3), (1.2, 1.1), (0.9, 1.6), (1.4, 1.5)]
+    there, back = figures.ratio(pairs), figures.ratio([(b, a) for a, b in pairs])
+    assert there["ratio"] * back["ratio"] == pytest.approx(1.0, abs=1e-3)
+    assert there["low"] * back["high"] == pytest.approx(1.0, abs=2e-2)
+
+
+def test_the_interval_holds_the_truth_about_as_often_as_it_says() -> None:
+    pick, inside, experiments = random.Random(11), 0, 200
+    for seed in range(experiments):
+        pairs = [(1.3 * math.exp(pick.gauss(0, 0.1)), math.exp(pick.gauss(0, 0.1))) for _ in range(12)]
+        found = figures.ratio(pairs, seed=seed, draws=600)
+        inside += found["low"] <= 1.3 <= found["high"]
+    assert 0.85 <= inside / experiments <= 0.99
+
+
+def played(place: int, raw: str, *, want: Expected | None = None, ttft: float = 0.0, total: float = 0.0) -> Played:
+    """A turn as it comes back from an arm: ten tokens read, of them eight from the cache, and five written in 40 ms after the first."""
+    understood = strict(raw) or Triage(intent=Intent.OTHER)
+    facts = {"order": "123456"}
+    decision = Decision("give_status", "other.order_card")
+    part = Part(decision, facts, reply="订单123456已收到。" if strict(raw) else "订单999999已收到。")
+    turn = Turn("123456", understood, [part], Usage(), reusable_tokens=9, reused_tokens=8, ttft_ms=ttft, total_ms=total)
+    meta = {"prompt_tokens": 10, "cached_tokens": 8, "completion_tokens": 5, "finish_reason": {"type": "stop"}}
+    call = Call(1.0, 1.1, 1.14, raw, meta)
+    reply = Call(1.2, 1.25, 1.3, "", {})
+    said = CaseTurn(text="123456", expect=want or Expected())
+    return Played("case", "zh", place, said, turn, "", [call, reply], began=0.99)
+
+
+def test_figures_of_known_turns() -> None:
+    want = Expected(intent=Intent.OTHER, order_id="123456", action="give_status")
+    good = '{"intent":"other","order_id":"123456"}'
+    turns = [
+        played(1, good, ttft=10, total=20),
+        played(2, "not JSON", ttft=20, total=40),
+        played(3, good, want=want, ttft=30, total=60),
+        played(3, '{"intent":"invoice","order_id":"123456"}', want=want, ttft=40, total=80),
+    ]
+    broken = Call(1.0, 1.0, 9.0, "", {"prompt_tokens": 0, "cached_tokens": 0, "completion_tokens": 0})
+    turns.append(Played("case", "zh", 1, CaseTurn(text="x"), None, "EngineBusy: full", [broken], began=1.0))
+    found = figures.summary([Pass(turns, 2, seconds=2.0, client_seconds=0.05)], strict)
+    assert (found["turns"], found["errors"], found["conversations"]) == (5, 1, 2)
+    assert (found["turns_per_s"], found["conversations_per_s"]) == (2.0, 1.0)
+    assert found["ttft_ms"]["p50"] == 25
+    assert found["latency_ms"] == {"p50": 50.0, "p95": 77.0, "p99": 79.4}
+    assert found["reply_token_ms"]["p50"] == pytest.approx(260)
+    assert found["tpot_ms"]["p50"] == pytest.approx(10)
+    assert found["json_valid"] == 0.6
+    assert found["third_turn"] == {"n": 2, "accuracy": 0.5}
+    assert found["reused"] == pytest.approx(8 / 9, abs=1e-4)
+    assert found["computed_tokens_per_turn"] == pytest.approx(4 * 2 / 5)
+    assert found["replies_grounded"] == 0.75
+    assert found["client_cpu_ms_per_turn"] == 10.0
+
+
+# The baseline.
+
+
+@pytest.mark.parametrize(
+    ("raw", "intent", "order_id"),
+    [
+        ('{"intent":"invoice","order_id":"123456"}', "invoice", "123456"),
+        ('```json\n{"intent": "invoice", "order_id": "123456",}\n```', "invoice", "123456"),
+        ("Sure! Here it is: {'intent': 'INVOICE', 'order_id': '#123456'} Anything else?", "invoice", "123456"),
+        ("{“intent”：“invoice”，“order_id”：“123456”}", "invoice", "123456"),
+        ('{"intent":"invoice","order_id":"123456"', "invoice", "123456"),
+        ('{"intent":"invoice","colour":"red","more":["nonsense"]}', "invoice", ""),
+    ],
+)
+def test_a_careful_hand_saves_what_can_be_saved(raw: str, intent: str, order_id: str) -> None:
+    found = clean_json(raw)
+    assert found is not None
+    assert (found.intent.value, found.order_id) == (intent, order_id)
+
+
+@pytest.mark.parametrize("raw", ["", "I would like to help", "{", '{"intent":"shopping"}', "[1, 2]", '{"intent": {'])
+def test_what_cannot_be_saved_is_said_to_be_so(raw: str) -> None:
+    assert clean_json(raw) is None
+
+
+def test_the_blogs_regex_lets_invalid_json_through() -> None:
+    raw = '{"intent":"invoice","order_id":"12\n34","reason":"x"}'
+    assert re.fullmatch(BLOG_REGEX, raw)
+    assert strict(raw) is None
+
+
+# The servers.
+
+
+def test_memory_counts_files_in_full_and_shared_pages_once() -> None:
+    """Of one process it lies between its proportional and its resident set; a block that a fork shares counts once."""
+    code = "import os, time; block = b'x' * 2**26; print('up' if os.fork() else '', end='', flush=True); time.sleep(60)"
+    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    family: list[psutil.Process] = []
+    try:
+        assert child.stdout is not None
+        assert child.stdout.read(2) == "up"
+        root = psutil.Process(child.pid)
+        family = [root, *root.children(recursive=True)]
+        assert len(family) == 2
+        together, sums = memory_mb(family), [p.memory_full_info() for p in family]
+        assert together is not None
+        assert sum(m.pss for m in sums) <= together * 2**20 * 1.01
+        assert together * 2**20 <= sum(m.rss for m in sums) - 60 * 2**20, "the block of 64 MiB is shared"
+    finally:
+        for process in family:
+            process.kill()
+        child.wait()
+    assert memory_mb([]) is None
+
+
+OWNER = """
+import subprocess, sys, time
+command = [sys.executable, sys.argv[1], "http.server", "0", "--bind", "127.0.0.1"]
+child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+child.stdout.readline()
+print(child.pid, flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_stopped_server_dies_with_its_owner() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", OWNER, str(engines.MORTAL)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    ) as owner:
+        assert owner.stdout is not None
+        child = psutil.Process(int(owner.stdout.readline()))
+        child.send_signal(signal.SIGSTOP)
+        time.sleep(0.2)
+        assert child.status() == psutil.STATUS_STOPPED
+        owner.send_signal(signal.SIGKILL)
+    assert not psutil.wait_procs([child], 10)[1]
+
+
+def test_what_is_missing_is_said_before_anything_is_started(run_cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = run_cli("bench", CSPROTO_VLLM_PYTHON="/nowhere/python")
+    assert done.returncode == 1
+    assert "make bench-setup" in done.stderr
+    with pytest.raises(CsprotoError, match=r"no arm 'tensorrt'.*vllm-structured"):
+        compare(quick_plan(("csproto", "tensorrt"), 1, (1,), 0))
+    monkeypatch.setattr(engines, "gpu_name", lambda: "NVIDIA H200")
+    with pytest.raises(CsprotoError, match="named by URL \\(missing: sglang-no-radix\\)"):
+        engines.check(["sglang", "sglang-no-radix"], {"sglang": "http://127.0.0.1:1"})
+
+
+def test_vllms_environment_is_pinned_and_free_of_cuda() -> None:
+    wanted = [
+        line for line in (ROOT / "requirements" / "vllm.txt").read_text().splitlines() if not line.startswith("#")
+    ]
+    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in wanted)
+    assert not [line for line in wanted if line.startswith(("nvidia", "cuda", "flashinfer"))]
+
+
+# Real servers.
+
+
+@pytest.fixture(scope="module")
+def on_one_server(server) -> dict:
+    """Three arms on the server of the whole run, with as little work as can be."""
+    plan = Plan(
+        ("csproto", "free-text", "blog-regex"), 2, (Load("closed-2", 4, 2), Load("open-4", 2, rate=4)), (1, 2, 2)
+    )
+    return compare(plan, urls={"sglang": server[0]})
+
+
+def test_an_arm_finds_nothing_that_another_one_left(server) -> None:
+    cached = {}
+    text = "订单123456到哪了"
+    for arm in ("one", "two", "one"):
+        endpoint = TimedEndpoint(*server, arm=arm)
+        options = CallOptions(ebnf=triage.grammar(text), cache_salt="a customer")
+        program, prompt = triage.program(), [Message("system", "csproto")]
+        program.run(prompt, text, temperature=0.0, backend=endpoint.with_options(options), use_thread=False)
+        (call,) = endpoint.calls
+        assert strict(call.text)
+        cached.setdefault(arm, []).append(call.meta["cached_tokens"])
+    assert cached["one"][0] == cached["two"][0] == 0
+    assert cached["one"][1] > 0
+
+
+def test_every_arm_plays_the_same_work(on_one_server) -> None:
+    for load in ("closed-2", "open-4"):
+        arms = [arm["loads"][load] for arm in on_one_server["arms"].values()]
+        assert len({(arm["conversations"], arm["turns"]) for arm in arms}) == 1
+        assert all(arm["errors"] == 0 for arm in arms), [arm["first_error"] for arm in arms]
+        assert all(arm["ttft_ms"]["p50"] <= arm["latency_ms"]["p50"] for arm in arms)
+
+
+def test_the_grammar_makes_json_valid_and_the_transcript_is_reused(on_one_server) -> None:
+    found = on_one_server["arms"]["csproto"]["loads"]["closed-2"]
+    assert found["json_valid"] == 1.0
+    assert found["replies_grounded"] == 1.0
+    assert found["reused"] >= 0.95
+    assert found["third_turn"]["n"] == 4  # two of four conversations are from the dialogue set, in two rounds
+
+
+def test_a_record_holds_rounds_ratios_and_the_machine_and_no_place_of_it(on_one_server) -> None:
+    text = json.dumps(on_one_server)
+    assert str(Path.home()) not in text
+    assert str(settings.REPOSITORY) not in text
+    assert on_one_server["hardware"]["cores"] >= 1
+    assert on_one_server["versions"]["sglang"] == settings.SGLANG_VERSION
+    for found in on_one_server["ratios"]:
+        assert found["low"] <= found["ratio"] <= found["high"]
+        assert found["of"] == "csproto"
+    assert {found["figure"] for found in on_one_server["ratios"]} == set(COMPARED)
+    shown = "\n".join(lines(on_one_server))
+    assert "turns/s" in shown
+    assert "closed-2" in shown
+
+
+def test_pictures_have_units_on_their_axes(on_one_server) -> None:
+    drawn = [
+        pictures.throughput(on_one_server),
+        pictures.waiting(on_one_server, "closed-2"),
+        pictures.token_shares(on_one_server, "closed-2"),
+        pictures.ratio_chart(on_one_server, "latency_ms_p50"),
+    ]
+    for figure in drawn:
+        (ax,) = figure.axes
+        assert re.search(r"at once|milliseconds|tokens|ratio", ax.get_xlabel())
+    assert "per second" in drawn[0].axes[0].get_ylabel()
+    assert set(pictures.ARM_COLOURS) == set(ARMS)
+    assert len(set(pictures.ARM_COLOURS.values())) == len(ARMS)
+
+
+def test_the_plans_are_what_the_documents_say() -> None:
+    full = full_plan(DEFAULT, 6, (1, 2, 4), 0)
+    assert [load.name for load in full.loads] == [
+        "cold", "closed-1", "closed-4", "closed-16", "open-1", "open-2", "open-4"
+    ]  # fmt: skip
+    quick = quick_plan(DEFAULT, 3, (1, 2, 4), 0)
+    assert sum(load.conversations for load in quick.loads) < sum(load.conversations for load in full.loads) / 2
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+def test_a_quick_comparison_of_servers_of_its_own(run_cli, tmp_path: Path) -> None:
+    """vLLM where its environment is there, else SGLang with its cache off."""
+    other = "vllm-structured" if settings.vllm_python().exists() else "no-radix"
+    words = (
+        "bench",
+        "--quick",
+        "--rounds",
+        "2",
+        "--arms",
+        f"csproto,{other}",
+        "--json",
+        "--out",
+        str(tmp_path / "r.json"),
+    )
+    done = run_cli(*words, timeout=1700, CSPROTO_BASE_URL="")
+    assert done.returncode == 0, done.stderr
+    record = json.loads(done.stdout)
+    assert record == json.loads((tmp_path / "r.json").read_text())
+    arms = {name: arm["loads"]["closed-4"] for name, arm in record["arms"].items()}
+    assert all(found["errors"] == 0 for found in arms.values())
+    assert all(found["json_valid"] == 1.0 for found in arms.values())
+    assert arms["csproto"]["prompt_tokens_per_turn"] == pytest.approx(arms[other]["prompt_tokens_per_turn"], rel=0.1)
+    assert arms["csproto"]["computed_tokens_per_turn"] < arms[other]["computed_tokens_per_turn"]
+    for engine in record["engines"].values():
+        assert engine["peak_memory_mb"] > 100
+        assert engine["idle_share_of_a_core"] < 0.5
+        assert all(speed > 0 for speeds in engine["alone_tokens_per_s"].values() for speed in speeds)
+        assert not [word for word in engine["flags"] if word.startswith("/")]
+    assert {"peak_memory_mb", "tokens_per_s"} <= {found["figure"] for found in record["ratios"]}
+    assert not [p for p in psutil.process_iter(["cmdline"]) if str(engines.MORTAL) in (p.info["cmdline"] or [])]
