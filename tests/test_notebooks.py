@@ -1,83 +1,194 @@
-"""The notebooks: form checked statically, then run with other parameters against the one server."""
+"""The notebooks are tests: their form, their committed outputs (nbval), other parameters (papermill), and copies that are broken on purpose.
+
+`notebooks.yaml` says how each is run; notebooks are found by glob, and one without an entry fails.
+"""
 
 import ast
+import json
+import os
+import re
+import subprocess
+import sys
+from functools import cache
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import papermill
 import pytest
+import yaml
+from support import ROOT
 
-FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
-NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
-PARAMETER_SETS = {
-    "01_quickstart": [
-        {},
-        {
-            "CUSTOMER": "C001",
-            "RETURN_TEXT": "我要退换货,订单号123456,颜色不喜欢",
-            "URGE_TEXT": "789012 怎么还不发 快点",
-        },
-    ],
-}
-MUST_FAIL = {"01_quickstart": {"RETURN_TEXT": "谢谢"}}
+FOLDER = ROOT / "notebooks"
+NOTEBOOKS = sorted(path.stem for path in FOLDER.glob("*.ipynb"))
+PLANS: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "tests" / "notebooks.yaml").read_text(encoding="utf-8"))
+RUNS = [(name, number) for name, plan in PLANS.items() for number in range(len(plan["runs"]))]
+MUTATIONS = [(name, number) for name, plan in PLANS.items() for number in range(len(plan["mutations"]))]
+SECONDS = 300  # for one cell; there is no limit otherwise
+
+every_notebook = pytest.mark.parametrize("name", NOTEBOOKS)
 
 
-def source(cell) -> str:
-    return cell.source
+@cache
+def read(name: str) -> nbformat.NotebookNode:
+    return nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
 
 
-def parameters(notebook) -> ast.Module:
-    (cell,) = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
-    return ast.parse(cell.source)
+def code(name: str) -> list[nbformat.NotebookNode]:
+    return [cell for cell in read(name).cells if cell.cell_type == "code"]
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
-def test_form(path: Path) -> None:
-    notebook = nbformat.read(path, as_version=4)
-    code = [c for c in notebook.cells if c.cell_type == "code"]
-    text = [c for c in notebook.cells if c.cell_type == "markdown"]
-    lengths = sorted(len(c.source.splitlines()) for c in code)
+def python(cell: nbformat.NotebookNode) -> ast.Module:
+    return ast.parse("" if cell.source.startswith("%%") else cell.source)
+
+
+def parameters(name: str) -> dict[str, Any]:
+    """The one tagged cell; literals only, because papermill injects its values after it."""
+    (cell,) = [cell for cell in code(name) if "parameters" in cell.metadata.get("tags", [])]
+    return {s.targets[0].id: ast.literal_eval(s.value) for s in python(cell).body}
+
+
+def assertions(name: str) -> list[str]:
+    """The source of each assertion of a notebook."""
+    cells = [(cell.source, python(cell)) for cell in code(name)]
+    return [ast.get_source_segment(s, n) for s, tree in cells for n in tree.body if isinstance(n, ast.Assert)]
+
+
+# -- form
+
+
+@every_notebook
+def test_form(name: str) -> None:
+    notebook, cells = read(name), code(name)
+    text = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
+    lengths = sorted(len(cell.source.splitlines()) for cell in cells)
+    functions = [n for cell in cells for n in ast.walk(python(cell)) if isinstance(n, ast.FunctionDef)]
     assert len(notebook.cells) <= 30
     assert lengths[-1] <= 25
     assert lengths[len(lengths) // 2] <= 8
-    assert 2 * len(text) >= len(code)
-    assert 250 <= sum(len(c.source.split()) for c in text) <= 900
-    assert sum(c.source.count("\ndef ") + c.source.startswith("def ") for c in code) <= 2
-    assert [c.execution_count for c in code] == list(range(1, len(code) + 1)), "committed executed, from top to bottom"
-    assert not [o for c in code for o in c.outputs if o.output_type == "error"]
-    assert path.stat().st_size <= 200_000
-    assert "assert" in code[-1].source or "assert" in code[-2].source
-    assert path.stem in PARAMETER_SETS, "every notebook is run with at least two parameter sets"
-    assert len(PARAMETER_SETS[path.stem]) >= 2
-    for statement in parameters(notebook).body:
-        assert isinstance(statement, ast.Assign)
-        ast.literal_eval(statement.value)
+    assert 2 * len(text) >= len(cells)
+    assert 250 <= sum(len(source.split()) for source in text) <= 900
+    assert len(functions) <= 2, "the logic lives in the package"
+    assert "How long it takes" in text[0]
+    assert "What we learned" in text[-1]
+    assert ".ipynb)" in text[-1], "the last cell links the next notebook"
+    assert {"BASE_URL", "MODEL"} <= parameters(name).keys(), "it runs against another server and another model"
 
 
-@pytest.mark.parametrize(
-    ("name", "values"),
-    [(name, values) for name, sets in PARAMETER_SETS.items() for values in sets],
-    ids=lambda value: value if isinstance(value, str) else "-".join(value) or "defaults",
-)
-def test_runs_with_other_parameters(name: str, values: dict, tmp_path: Path, server) -> None:
-    _run(name, values, tmp_path)
+@every_notebook
+def test_committed_executed_and_clean(name: str) -> None:
+    cells = code(name)
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1)), "from top to bottom"
+    assert not [output for cell in cells for output in cell.outputs if output.output_type == "error"]
+    assert not [output for cell in cells for output in cell.outputs if output.get("name") == "stderr"]
+    assert {key for cell in cells for key in cell.metadata} <= {"tags"}
+    assert (FOLDER / f"{name}.ipynb").stat().st_size <= 200_000
 
 
-@pytest.mark.parametrize("name", sorted(MUST_FAIL))
-def test_a_broken_subject_fails_its_assertion(name: str, tmp_path: Path, server) -> None:
-    with pytest.raises(papermill.PapermillExecutionError, match="AssertionError"):
-        _run(name, MUST_FAIL[name], tmp_path)
+@every_notebook
+def test_every_assertion_has_a_mutation(name: str) -> None:
+    assert name in PLANS, f"tests/notebooks.yaml has no entry for {name}"
+    plan, found, source = PLANS[name], assertions(name), "\n".join(cell.source for cell in code(name))
+    assert len(plan["runs"]) >= 2
+    assert re.search(rf'save\(\s*"{name}"', source), "results are saved under the notebook's name"
+    for mutation in plan["mutations"]:
+        assert sum(mutation["breaks"] in line for line in found) <= 1, mutation["breaks"]
+        assert source.count(mutation["find"]) == 1, mutation["find"]
+    unbroken = [line for line in found if not any(mutation["breaks"] in line for mutation in plan["mutations"])]
+    assert found
+    assert not unbroken
 
 
-def _run(name: str, values: dict, tmp_path: Path) -> None:
-    known = {t.id for s in parameters(nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)).body for t in s.targets}
-    assert values.keys() <= known, "papermill would only warn about an unknown parameter"
+def test_every_entry_has_its_notebook() -> None:
+    assert set(PLANS) == set(NOTEBOOKS)
+
+
+def test_each_notebook_links_the_next() -> None:
+    numbered = [name for name in NOTEBOOKS if name[0].isdigit()]
+    for name, following in pairwise(numbered):
+        assert f"({following}.ipynb)" in read(name).cells[-1].source
+
+
+# -- runs
+
+
+@every_notebook
+def test_committed_outputs_still_hold(name: str, server, tmp_path: Path) -> None:
+    """nbval with the parameters as committed: any error fails, and so does another output of a cell tagged `nbval-check-output`."""
+    words = ["--nbval-lax", f"--nbval-cell-timeout={SECONDS}", "--nbval-kernel-name=python3", "-p", "no:cacheprovider"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-o", "addopts=", *words, str(FOLDER / f"{name}.ipynb")],
+        env={**os.environ, "CSPROTO_RESULTS": str(tmp_path)},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stdout[-4000:]
+
+
+@pytest.mark.parametrize(("name", "number"), RUNS)
+def test_runs_with_other_parameters(name: str, number: int, tmp_path: Path, monkeypatch, server) -> None:
+    monkeypatch.setenv("CSPROTO_RESULTS", str(tmp_path))
+    run(read(name), PLANS[name]["runs"][number], tmp_path)
+    assert json.loads((tmp_path / f"{name}.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", sorted(PLANS))
+def test_fails_clearly(name: str, tmp_path: Path, monkeypatch, server) -> None:
+    plan = PLANS[name]["must_fail"]
+    monkeypatch.setenv("CSPROTO_RESULTS", str(tmp_path))
+    with pytest.raises(papermill.PapermillExecutionError, match=plan["with"]):
+        run(read(name), PLANS[name].get("small", {}) | plan["parameters"], tmp_path)
+
+
+@pytest.mark.gpu
+@every_notebook
+def test_runs_against_a_gpu_server(name: str, tmp_path: Path, monkeypatch, server) -> None:
+    monkeypatch.setenv("CSPROTO_RESULTS", str(tmp_path))
+    run(read(name), PLANS[name].get("small", {}) | {"BASE_URL": server[0]}, tmp_path)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("name", "number"), MUTATIONS)
+def test_a_broken_copy_fails(name: str, number: int, tmp_path: Path, monkeypatch, server) -> None:
+    """With the subject of one assertion broken, the copy stops there and nowhere else."""
+    mutation = PLANS[name]["mutations"][number]
+    copy = nbformat.from_dict(json.loads(json.dumps(read(name))))
+    for cell in copy.cells:
+        if cell.cell_type == "code":
+            cell.source = cell.source.replace(mutation["find"], mutation["replace"])
+    monkeypatch.setenv("CSPROTO_RESULTS", str(tmp_path))
+    with pytest.raises(papermill.PapermillExecutionError) as caught:
+        run(copy, PLANS[name].get("small", {}), tmp_path)
+    if any(mutation["breaks"] in line for line in assertions(name)):
+        assert caught.value.ename == "AssertionError"
+        assert mutation["breaks"] in stopped_at(caught.value)
+    else:
+        assert caught.value.ename == mutation["breaks"]
+
+
+def stopped_at(error: papermill.PapermillExecutionError) -> str:
+    """The line of the notebook that IPython's traceback points at."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback))
+    return next(line for line in text.splitlines() if "-->" in line)
+
+
+def run(notebook: nbformat.NotebookNode, values: dict[str, Any], folder: Path) -> None:
+    """Run a notebook with parameters that it has; papermill would only warn about others."""
+    source = folder / "in.ipynb"
+    nbformat.write(notebook, source)
+    (cell,) = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+    known = {target.id for statement in ast.parse(cell.source).body for target in statement.targets}
+    assert values.keys() <= known
     papermill.execute_notebook(
-        FOLDER / f"{name}.ipynb",
-        tmp_path / "out.ipynb",
+        source,
+        folder / "out.ipynb",
         parameters=values,
         kernel_name="python3",
         progress_bar=False,
-        execution_timeout=300,
+        execution_timeout=SECONDS,
         cwd=FOLDER,
     )
