@@ -1,14 +1,16 @@
 """What the notebooks call: judging answers, intervals, kept results, the table of claims, recorded launches."""
 
 import json
+import uuid
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from csproto import extraction, launching, lessons
-from csproto.frontend import shape
-from csproto.triage import Triage
+from csproto.endpoint import CallOptions
+from csproto.frontend import asking, shape, voting
+from csproto.triage import Triage, grammar
 
 
 @pytest.mark.parametrize(
@@ -128,3 +130,12 @@ def test_the_recorded_launches_cover_every_variant() -> None:
     costs = launching.launch_costs(found)
     assert costs.loc["--max-total-tokens 262144", "MiB"] > costs.loc["--max-total-tokens 4096", "MiB"] + 100
     assert json.dumps(found)
+
+
+def test_batches_and_forks_compute_their_prefix_under_the_salt_they_run_with(endpoint) -> None:
+    options = CallOptions(cache_salt=uuid.uuid4().hex, ebnf=grammar("hello"))
+    program = asking.bind(system=f"{uuid.uuid4()} {uuid.uuid4()}", options={"max_tokens": 100})
+    batch = program.run_batch([{"text": "a"}, {"text": "b"}], backend=endpoint.with_options(options), num_threads=1)
+    forks = voting.run(str(uuid.uuid4()), "hello", 2, backend=endpoint.with_options(options), use_thread=False)
+    assert min(state.get_meta_info("answer")["cached_tokens"] for state in batch) > 20
+    assert min(cached for _, cached in forks.ret_value) > 20

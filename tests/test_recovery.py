@@ -164,14 +164,14 @@ def test_a_crash_anywhere_ends_in_the_same_database(
 PAID, HERE, OTHER = an_order("paid", id="100001"), an_order(id="300001"), an_order(id="300002")
 
 
-def test_a_decision_that_its_own_write_would_change_is_not_taken_again() -> None:
-    """One order has no invoice: it is meant. After the write none has, and the question would be which one."""
+@pytest.mark.parametrize("instant", range(1, 11))
+def test_a_decision_that_its_own_write_would_change_is_not_taken_again(instant: int) -> None:
+    """One order has no invoice: it is meant. After the write none has, the question would be which one, and the complaint would come later, again."""
     facts = customer(HERE, replace(OTHER, invoice="issued"))
-    messages = [says(I.INVOICE), says(I.OTHER, order_id="300002")]
-    for instant in range(1, 5):
-        after = lived(facts, messages, Fate({instant}))
-        assert [row["action"] for row in after["audit"]] == ["invoice"]
-        assert after["conversation"][0]["state"]["waiting"] == ""
+    messages = [Triage(intent=I.INVOICE, more=[I.COMPLAINT]), says(I.OTHER, Act.DENY)]
+    plain = lived(facts, messages, Fate())
+    assert sorted(row["action"] for row in plain["audit"]) == ["complaint", "invoice"]
+    assert lived(facts, messages, Fate({instant})) == plain
 
 
 def test_another_message_after_the_crash_has_its_own_write() -> None:

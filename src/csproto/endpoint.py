@@ -168,6 +168,19 @@ class Endpoint(RuntimeEndpoint):
 
     # -- what the DSL calls
 
+    def cache_prefix(self, prefix_str: str) -> None:
+        """Compute the constant prefix of a batch. Raises EngineError."""
+        self.warm(prefix_str, self.options.cache_salt)
+
+    def commit_lazy_operations(self, s: StreamExecutor) -> None:
+        """Compute what stands before a fork. Raises EngineError."""
+        self.warm(s.text_, self.options.cache_salt)
+
+    def _generate_http_request(self, s: StreamExecutor, data: dict[str, Any]) -> Any:
+        """The calls of `select`, with our time-outs and errors, and under the salt."""
+        salt = {"cache_salt": self.options.cache_salt} if self.options.cache_salt else {}
+        return json.loads(self.post("/generate", data | salt))
+
     def generate(self, s: StreamExecutor, sampling_params: SglSamplingParams) -> tuple[str, dict[str, Any]]:
         """One generation for a program; text and `meta_info`. Raises EngineError."""
         pieces = list(self.generate_stream(s, sampling_params))
