@@ -122,6 +122,7 @@ def test_every_claim_of_the_blog_is_answered_by_one_notebook() -> None:
     assert all(claim["says"] and claim["notebook"][:2].isdigit() for claim in lessons.blog().values())
 
 
+@pytest.mark.long
 def test_the_recorded_launches_cover_every_variant() -> None:
     found = launching.recorded()
     assert {row["variant"] for row in found["launches"]} == set(launching.VARIANTS)

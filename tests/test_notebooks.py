@@ -105,9 +105,12 @@ def test_every_entry_has_its_notebook() -> None:
 
 
 def test_each_notebook_links_the_next() -> None:
-    numbered = [name for name in NOTEBOOKS if name[0].isdigit()]
-    for name, following in pairwise(numbered):
-        assert f"({following}.ipynb)" in read(name).cells[-1].source
+    numbered = sorted(path.relative_to(FOLDER) for path in FOLDER.rglob("[0-9]*.ipynb"))
+    for path, following in pairwise(sorted(numbered, key=lambda path: path.name)):
+        last = nbformat.read(FOLDER / path, as_version=4).cells[-1].source
+        link = re.search(r"\(([\w/.]+\.ipynb)\)", last)
+        assert link, path
+        assert (FOLDER / path.parent / link[1]).resolve() == FOLDER / following
 
 
 # -- runs
