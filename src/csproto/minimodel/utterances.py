@@ -148,14 +148,15 @@ class Speaker:
             text = dress(roughen(text, tuple(kept), self.language, self.pick), self.language, self.pick)
         reason = slots["reason"] if intent in REASONS else ""
         address = slots["address"] if intent is Intent.CHANGE_ADDRESS else ""
+        typed_id = re.sub(r"^(?:#|No\.)\s*", "", clean(slots["order"]))
         triage = Triage(
             intent=intent,
             act=act,
-            order_id=slots["order"],
+            order_id=typed_id,
             reason=_slot(reason, 60),
             address=_slot(address, 120),
         )
-        return Utterance(clean(text), triage, re.sub(r"^(?:#|No\.)\s*", "", clean(slots["order"])))
+        return Utterance(clean(text), triage, typed_id)
 
     def _filled_plainly(self, text: str) -> tuple[str, str]:
         order_id = self.number() if "{order}" in text else ""
