@@ -4,6 +4,7 @@ import random
 import re
 from collections import defaultdict
 from functools import cache
+from typing import Any
 
 from csproto.minimodel.seeds import all_lines, seeds
 
@@ -36,10 +37,10 @@ def homophones() -> dict[str, list[str]]:
 
 
 @cache
-def _traditional(text: str) -> str:
+def _to_traditional() -> Any:
     from opencc import OpenCC
 
-    return OpenCC("s2t").convert(text)
+    return OpenCC("s2t")  # reading its tables takes longer than a thousand sentences do
 
 
 def roughen(text: str, keep: tuple[str, ...], language: str, pick: random.Random) -> str:
@@ -63,7 +64,7 @@ def _roughen_chinese(text: str, pick: random.Random) -> str:
         if CHINESE.match(text[place]):
             text = text[:place] + text[place + 1 :]
     if pick.random() < 0.03:
-        text = _traditional(text)
+        text = _to_traditional().convert(text)
     return text
 
 
