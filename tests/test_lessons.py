@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from csproto import extraction, launching, lessons
 from csproto.endpoint import CallOptions
-from csproto.frontend import asking, shape, voting
+from csproto.lessons import extraction, launching, results
+from csproto.lessons.frontend import asking, shape, voting
 from csproto.triage import Triage, grammar
 
 
@@ -107,19 +107,19 @@ def test_the_shape_of_a_triage_as_a_regular_expression(message: str, text: str, 
 
 def test_results_are_kept_and_read_back(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("CSPROTO_RESULTS", str(tmp_path))
-    assert lessons.saved("03_dsl_workflow") == {}
-    assert lessons.save("03_dsl_workflow", {"claims": {8: "7 %"}}) == {"claims": {"8": "7 %"}}
-    table = lessons.claims({7: "ours"}, earlier=("02_setup_and_server", "03_dsl_workflow"))["measured here"]
+    assert results.saved("03_dsl_workflow") == {}
+    assert results.save("03_dsl_workflow", {"claims": {8: "7 %"}}) == {"claims": {"8": "7 %"}}
+    table = results.claims({7: "ours"}, earlier=("02_setup_and_server", "03_dsl_workflow"))["measured here"]
     assert table[7] == "ours"
     assert table[8] == "7 %"
     assert "run 02_setup_and_server" in table[1]
-    with pytest.raises(lessons.UnknownClaim):
-        lessons.claims({99: "?"})
+    with pytest.raises(results.UnknownClaim):
+        results.claims({99: "?"})
 
 
 def test_every_claim_of_the_blog_is_answered_by_one_notebook() -> None:
-    assert list(lessons.blog()) == list(range(1, 19))
-    assert all(claim["says"] and claim["notebook"][:2].isdigit() for claim in lessons.blog().values())
+    assert list(results.blog()) == list(range(1, 19))
+    assert all(claim["says"] and claim["notebook"][:2].isdigit() for claim in results.blog().values())
 
 
 @pytest.mark.long

@@ -141,7 +141,7 @@ def estimates(frame: pd.DataFrame, measures: Mapping[str, str]) -> Figure:
 
 
 def outcome_bars(frames: Mapping[str, pd.DataFrame]) -> Figure:
-    """What became of the answers of each way, as shares; one panel per run of `csproto.extraction.compare`."""
+    """What became of the answers of each way, as shares; one panel per run of `csproto.lessons.extraction.compare`."""
     colours = {"valid": "good", "wrong shape": "not yet", "not JSON": "wrong", "cut off": "half"}
     size = (4.0 * len(frames) + 1, 2.2)
     figure, panels = plt.subplots(1, len(frames), figsize=size, sharey=True, squeeze=False, layout="constrained")

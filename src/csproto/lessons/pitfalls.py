@@ -11,9 +11,9 @@ import pandas as pd
 
 from csproto.dialogue import DialogueState, decide
 from csproto.endpoint import Endpoint
+from csproto.lessons.prefix import Answer, ask, new_salt, prompt_of
 from csproto.orders import CustomerFacts
 from csproto.policy import default_rules
-from csproto.prefix import Answer, ask, new_salt, prompt_of
 from csproto.transcript import Message, system_prompt
 from csproto.triage import Intent, Triage
 

@@ -11,7 +11,7 @@ import pandas as pd
 
 from csproto.endpoint import CallOptions, Endpoint
 from csproto.evaluate import Case, wilson
-from csproto.extraction import bootstrap, complete
+from csproto.lessons.extraction import bootstrap, complete
 from csproto.transcript import GENERAL_PROMPT, clean, system_prompt
 from csproto.triage import Intent, Triage, grammar, order_id_candidates
 

@@ -11,8 +11,8 @@ from typing import Any
 import pandas as pd
 
 from csproto.endpoint import Endpoint, EngineError
-from csproto.extraction import plain
-from csproto.frontend import asking
+from csproto.lessons.extraction import plain
+from csproto.lessons.frontend import asking
 
 import sglang as sgl  # isort: skip  # after csproto.endpoint, which makes it importable on a CPU
 from sglang.lang.backend.runtime_endpoint import RuntimeEndpoint  # isort: skip

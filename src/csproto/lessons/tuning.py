@@ -15,7 +15,7 @@ from csproto.bench.figures import summary
 from csproto.bench.load import Load, Pass, Shops, play_load, shops
 from csproto.bench.work import conversations
 from csproto.evaluate import Case
-from csproto.launching import held_mb
+from csproto.lessons.launching import held_mb
 from csproto.server import Progress, Server
 from csproto.settings import MINI_MODEL
 
