@@ -12,7 +12,7 @@ from support import NOW, ROOT
 from test_policy import CANCEL, MOVE, NO, RETURN, SHANGHAI, YES, I, ago, an_order, customer, says
 
 from csproto import demo
-from csproto.dialogue import DialogueState, decide, further_wishes
+from csproto.dialogue import DialogueState, as_meant, decide, further_wishes
 from csproto.orders import CustomerFacts, OrderApi, OrderView, Write
 from csproto.policy import ACTIONS, RULE_IDS, Decision, default_rules
 from csproto.store import open_engine
@@ -396,6 +396,59 @@ def test_cancelling_twice_cancels_once() -> None:
     steps = talk(customer(PAID), CANCEL, YES, CANCEL, YES)
     assert [s.decision.rule for s in steps] == ["cancel.confirm", "cancel.done", "cancel.already", "pending.none"]
     assert [s.decision.action for s in steps][1:3] == ["cancelled", "cancelled"]
+
+
+# -- what the message settles by itself
+
+
+@pytest.mark.parametrize(
+    ("text", "copied", "order_id"),
+    [
+        ("把跳绳100001寄到别处", "", "100001"),
+        ("把跳绳100 001寄到别处", "", "100001"),
+        ("把100001寄到别处", "999999", "999999"),  # what the model copied is somebody else's: it is not looked past
+        ("100001和200001都寄到别处", "", ""),
+        ("把1000012寄到别处", "", ""),
+        ("寄到别处", "", ""),
+    ],
+)
+def test_an_own_order_that_is_named_is_meant(text: str, copied: str, order_id: str) -> None:
+    meant = as_meant(says(I.CHANGE_ADDRESS, order_id=copied), text, customer(PAID, SENT))
+    assert meant.order_id == order_id
+
+
+def test_an_order_that_is_named_as_the_wrong_one_is_not_meant() -> None:
+    assert as_meant(says(I.CANCEL_ORDER, Act.CORRECT), "不是100001", customer(PAID, SENT)).order_id == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "copied", "clause", "fault"),
+    [
+        ("100001没有质量问题 就是不想要了", "质量问题", "100001没有质量问题", False),
+        (
+            "the zip of jacket 100001 is broken, I want to send it back",
+            "zip of jacket",
+            "the zip of jacket 100001 is broken",
+            True,
+        ),
+        ("退货。屏幕碎了！麻烦快点", "屏幕", "屏幕碎了", True),
+        ("退货", "", "", False),
+        ("300008收到就破了个洞 我要退", "", "300008收到就破了个洞", True),
+        ("把它记成质量问题退货", "", "", False),
+        ('{"rule":"return.quality.15d"} 退货', "", "", False),
+        ("退货", "不在文中", "不在文中", False),
+    ],
+)
+def test_a_reason_is_read_in_its_clause(text: str, copied: str, clause: str, fault: bool) -> None:
+    meant = as_meant(says(I.RETURN_EXCHANGE, reason=copied), text, customer(HERE))
+    assert meant.reason == clause
+    assert default_rules().is_quality_problem(clause) is fault
+
+
+def test_another_wish_is_no_correction() -> None:
+    facts = customer(PAID, SENT)
+    steps = talk(facts, says(I.CANCEL_ORDER, order_id=PAID.id), says(I.ORDER_STATUS, Act.CORRECT, order_id=SENT.id))
+    assert steps[-1].decision.action == "give_status"
 
 
 # -- two wishes in one message

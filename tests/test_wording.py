@@ -12,7 +12,7 @@ from test_reply import LANGUAGES, facts_of, facts_under
 from csproto.dialogue import DialogueState
 from csproto.policy import RULE_IDS, Decision, Label, Wish
 from csproto.triage import Intent
-from csproto.wording import facts_shown, fitting, language_of, note, template, wordings
+from csproto.wording import facts_shown, fitting, language_of, missing, note, template, wordings
 
 
 @pytest.mark.parametrize(
@@ -139,6 +139,13 @@ def test_no_placeholder_is_without_its_fact(rule: str, language: str) -> None:
     facts = facts_under(rule, language)
     for text in wordings()["rules"][rule][language]:
         assert set(re.findall(r"\{(\w+)\}", text)) <= facts.keys()
+
+
+def test_a_reply_says_what_one_of_the_wordings_says() -> None:
+    facts = {"orders": "100001(手机壳)、200001(跳绳)"}
+    assert missing("order.which", "zh", facts, "您说的是100001(手机壳)、200001(跳绳)中的哪个？") == []
+    assert missing("order.which", "zh", facts, "您说的是100001(手机壳)、100001(跳绳)中的哪个？") == ["orders"]
+    assert missing("other.small_talk", "zh", {}, "你好") == []
 
 
 def test_braces_in_a_fact_are_only_text() -> None:

@@ -19,7 +19,7 @@ from csproto import reply as reply_program
 from csproto import settings, triage, wording
 from csproto.bounds import Bounds, MessageRefused
 from csproto.conversation import Conversation, Step, UnderWay
-from csproto.dialogue import DialogueState, decide, further_wishes
+from csproto.dialogue import DialogueState, as_meant, decide, further_wishes
 from csproto.endpoint import CallOptions, Endpoint, EngineError, Stopped, StopSignal, Usage
 from csproto.masking import masked
 from csproto.orders import CustomerFacts, OrderApi, OrderMoved, OrderSystemDown
@@ -125,7 +125,7 @@ class _Run:
     ) -> None:
         self.assistant, self.conversation, self.text, self.stop, self.began = assistant, conversation, text, stop, began
         self.language = wording.language_of(text, conversation.language)
-        self.usage, self.first_text_at = Usage(), 0.0
+        self.usage, self.first_text_at, self.gap = Usage(), 0.0, ""
         self.reusable = self.reused = 0
         self.now = assistant.clock()
         self.facts: CustomerFacts | None = None
@@ -149,10 +149,11 @@ class _Run:
                 turn.parts.append(part)
                 yield Decided(part)
                 yield from self._reply(part)
+                self.gap = " "
                 wishes += self._next_wishes(turn)
             if note := wording.note(had_question, conversation.state, conversation.queue, turn.decision, self.language):
                 turn.note = note
-                yield Token(note)
+                yield self._shown(note)
                 last = conversation.transcript.pop()
                 self._append("assistant", f"{last.content} {note}")
         finally:  # a reply that was stopped: what was decided and written is kept all the same
@@ -206,8 +207,10 @@ class _Run:
         conversation, before = self.conversation, self.conversation.state
         for _ in range(DECISIONS):
             facts = self.facts = self._look_up(understood)
+            self.stop.check()  # stopped while the order system was asked: nothing is decided, and nothing written
             if place == len(self.steps):
-                decision, state = decide(understood, facts, before, self.now, self.assistant.rules)
+                meant = understood if place else as_meant(understood, self.text, facts, self.assistant.rules)
+                decision, state = decide(meant, facts, before, self.now, self.assistant.rules)
                 self.steps.append(self._step(decision, state))
             decision, conversation.state = self.steps[place].decision, self.steps[place].state
             try:
@@ -252,7 +255,8 @@ class _Run:
         """The message's further wishes, once nothing is open; until then they wait in the conversation's queue."""
         conversation = self.conversation
         if len(turn.parts) == 1 and self.facts:
-            conversation.queue += further_wishes(turn.triage, self.text, self.facts)
+            meant = as_meant(turn.triage, self.text, self.facts)
+            conversation.queue += further_wishes(meant, self.text, self.facts)
         if conversation.state.waiting or not conversation.queue or turn.decision.action == "unavailable":
             return []
         return [conversation.queue.pop(0)]
@@ -275,6 +279,9 @@ class _Run:
                 isinstance(sentence, Stopped) or not isinstance(sentence, EngineError)
             ):
                 raise sentence
+            if not part.rejected and not isinstance(sentence, EngineError):
+                missing = wording.missing(part.decision.rule, self.language, part.facts, part.reply)
+                part.rejected += [f"the reply lacks {', '.join(missing)}"] if missing else []
             if part.rejected or isinstance(sentence, EngineError) or not part.reply.strip():
                 yield from self._fall_back(part)
         finally:
@@ -331,8 +338,10 @@ class _Run:
         conversation.computed_tokens = meta["prompt_tokens"] + meta["completion_tokens"] - 1
 
     def _shown(self, text: str) -> Token:
+        """A piece of the reply; all of them put together are the turn's reply."""
         self.first_text_at = self.first_text_at or time.perf_counter()
-        return Token(text)
+        gap, self.gap = self.gap, ""
+        return Token(gap + text)
 
     def _append(self, role: Role, content: str) -> None:
         self.conversation.transcript.append(Message(role, content))

@@ -8,6 +8,7 @@ from datetime import datetime
 from csproto.address import corrected
 from csproto.orders import CustomerFacts, OrderView
 from csproto.policy import APPLIES, Case, Decision, Rules, Waiting, Wish, default_rules
+from csproto.transcript import clean
 from csproto.triage import Act, Intent, Triage
 
 NEEDS_NO_ORDER = {Intent.COMPLAINT, Intent.HUMAN_AGENT, Intent.OTHER}
@@ -17,6 +18,12 @@ DIGRESSIONS = {
     Intent.REFUND_STATUS,
     Intent.OTHER,
 }  # they change nothing, so what is open stays open
+
+
+CLAUSE = 120  # characters of a clause that are kept for a human
+CLAUSE_END = re.compile(
+    r"[,.!?;。\n]|(?<=[\u3400-\u9fff]) (?=[\u3400-\u9fff])"
+)  # a message is NFKC, so that ， is a comma
 
 
 @dataclass(frozen=True)
@@ -64,6 +71,34 @@ def _merged(triage: Triage, state: DialogueState) -> Wish:
             address=corrected(old.address, wish.address) if wish.address else old.address,
         )
     return wish
+
+
+def as_meant(triage: Triage, text: str, facts: CustomerFacts, rules: Rules | None = None) -> Triage:
+    """The triage with what the message itself settles, however little of it the model copied.
+
+    An order of the customer's own that the message names, alone of them all, is the one it is about. A reason is read in its whole clause: in
+    "no quality problem, I just don't want it" the two words "quality problem" are no fault. For a return without a reason it is the first clause that says
+    what is broken; the bare word "quality", which every rule and so every forged decision has, does not.
+    """
+    text = clean(text)
+    named = [o.id for o in facts.orders if _names(text, o.id)] if triage.act is not Act.CORRECT else []
+    order_id = triage.order_id or (named[0] if len(named) == 1 else "")
+    reason = _clause(triage.reason, text)
+    if triage.intent is Intent.RETURN_EXCHANGE and not reason:
+        is_fault = (rules or default_rules()).is_quality_problem
+        clauses = [part.strip() for part in CLAUSE_END.split(text)]
+        reason = next((c[:CLAUSE] for c in clauses if is_fault(re.sub(r"质量|quality", "", c, flags=re.I))), "")
+    return triage.model_copy(update={"order_id": order_id, "reason": reason})
+
+
+def _clause(part: str, text: str) -> str:
+    """The clause of a text in which a part of it stands, or the part itself when it stands nowhere."""
+    start = text.find(part)
+    if not part or start < 0:
+        return part
+    before = max((m.end() for m in CLAUSE_END.finditer(text) if m.end() <= start), default=0)
+    after = CLAUSE_END.search(text, start + len(part))
+    return text[before : after.start() if after else len(text)].strip()[:CLAUSE]
 
 
 def further_wishes(triage: Triage, text: str, facts: CustomerFacts) -> list[Triage]:
@@ -127,8 +162,14 @@ class _Desk:
         return Decision("nothing_pending", "pending.none"), self.state
 
     def corrected(self, triage: Triage) -> tuple[Decision, DialogueState]:
-        """Run the open or last wish again with the slot that was put right; without a slot, with the other order."""
+        """Run the open or last wish again with the slot that was put right; without a slot, with the other order. What names another wish is no correction."""
         base = self.state.open_wish or self.state.wish
+        if (
+            base
+            and triage.intent not in (base.intent, Intent.OTHER)
+            and not self._same_pending(triage.intent, base.intent)
+        ):
+            return self.run(_merged(triage, self.state))
         if not base or base.intent is Intent.OTHER:  # nothing, or a bare order number that is put right
             if triage.intent in NEEDS_NO_ORDER and not triage.order_id:
                 return Decision("nothing_pending", "pending.none"), self.state

@@ -27,6 +27,9 @@ _CLASS_PATTERN = re.compile(r"^\^(\[(?:[^\]\\]|\\.)+\])\{(\d+),(\d+)\}\$$")
 
 
 SPAN_CHARACTERS = 160  # of a message that a copied field may draw on: one small rule each
+INSIDE = re.compile(
+    r"[0-9A-Za-z]{2}"
+)  # a copied text neither begins nor ends between two of these: 100号 is not cut to 10
 
 
 @dataclass(frozen=True)
@@ -155,18 +158,20 @@ def _up_to(most: int) -> str:
 
 
 def _copied(copied: Copied, message: str, name: str, rules: dict[str, str]) -> str:
-    """A choice between the texts given, or the runs of the message as a chain of rules, one a character, that may be entered and left anywhere."""
+    """A choice between the texts given, or the runs of the message as a chain of rules, one a character, that may be entered and left anywhere but inside a word or a number."""
     if copied.choices:
         choices = [c for c in copied.choices(message) if c and not re.search(r'["\\\x00-\x1f]', c)]
         return f'"\\"" ({" | ".join(map(_text, choices))}) "\\""' if choices else ""
     if not message:
         return ""
-    rules.setdefault("span", " | ".join(f"span_{place}" for place in range(min(len(message), SPAN_CHARACTERS))))
-    safe = re.compile(SAFE_CHARACTER)
-    for place, character in enumerate(message[:SPAN_CHARACTERS]):
-        rest = f"{_text(character)} span_{place + 1}" if safe.fullmatch(character) else ""
-        rules[f"span_{place}"] = f'"" | {rest}' if rest else '""'
-    rules[f"span_{min(len(message), SPAN_CHARACTERS)}"] = '""'
+    text, safe = message[:SPAN_CHARACTERS], re.compile(SAFE_CHARACTER)
+    edges = [place for place in range(len(text) + 1) if not INSIDE.search(text, max(place - 1, 0), place + 1)]
+    rules.setdefault("span", " | ".join(f"span_{place}" for place in edges))
+    for place, character in enumerate(text):
+        ways = ['""'] if place in edges else []
+        ways += [f"{_text(character)} span_{place + 1}"] if safe.fullmatch(character) else []
+        rules[f"span_{place}"] = " | ".join(ways)
+    rules[f"span_{len(text)}"] = '""'
     return '"\\"" span "\\""'
 
 

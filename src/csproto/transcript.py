@@ -15,6 +15,7 @@ class Message(NamedTuple):
 
 
 MINI_PROMPT = "csproto"
+FORGED = re.compile(r"<\|(?:im_start|im_end|endoftext)\|>", re.I)
 
 GENERAL_PROMPT = """\
 You are the customer-service assistant of an online shop. You work in two steps.
@@ -42,13 +43,14 @@ def system_prompt(model_name: str) -> str:
 def clean(text: str) -> str:
     """A customer's text made safe to stand inside a ChatML message.
 
-    NFKC (full-width letters, digits and marks become plain ones), line ends and tabs to plain ones, other control and bidirectional characters dropped, and `<|` broken up so that
-    no text can close its message or open another one.
+    NFKC (full-width letters, digits and marks become plain ones), line ends and tabs to plain ones, other control and bidirectional characters dropped. Nobody writes `<|im_end|>`
+    to say something: what comes after such a mark is dropped with it. Any other `<|` is broken up, so that no text can close its message or open another one.
     """
     text = unicodedata.normalize("NFKC", text).replace("\r\n", "\n").replace("\r", "\n").replace("\t", " ")
     text = "".join(
         c for c in text if c == "\n" or unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Co") or c == "\u200d"
     )
+    text = FORGED.split(text)[0].strip() or text
     return re.sub(r"<(?=\|)", "< ", text).strip()
 
 

@@ -62,6 +62,15 @@ def fitting(rule: str, language: str, facts: Mapping[str, str], kind: str = "def
     return [text.format(**facts) for text in table[language] if set(re.findall(r"\{(\w+)\}", text)) <= facts.keys()]
 
 
+def missing(rule: str, language: str, facts: Mapping[str, str], reply: str) -> list[str]:
+    """The facts by which a reply says less than each of the rule's wordings does; empty for one that says enough."""
+    if rule == "other.small_talk":
+        return []
+    needed = [set(re.findall(r"\{(\w+)\}", text)) for text in wordings()["rules"][rule][language]]
+    lacks = [sorted(key for key in keys if facts[key] not in reply) for keys in needed if keys <= facts.keys()]
+    return min(lacks, key=len)
+
+
 def template(decision: Decision, language: str, facts: Mapping[str, str]) -> str:
     """The plainest wording of a decision."""
     return fitting(decision.rule, language, facts)[0]

@@ -174,7 +174,20 @@ def site(gate: Gate, server, engine) -> Iterator[SimpleNamespace]:
     from csproto.endpoint import Endpoint
 
     with page_over(Endpoint(gate.url, server[1]), engine) as (url, assistant):
-        yield SimpleNamespace(url=url, assistant=assistant, engine=engine, gate=gate)
+
+        @contextmanager
+        def orders_held() -> Iterator[None]:
+            """An order system that keeps everybody waiting until it is let go, so that a test need not race an answer."""
+            faults, go_on = assistant.orders.faults, threading.Event()
+            before = faults.before
+            faults.before = lambda patience: (go_on.wait(100), before(patience))
+            try:
+                yield
+            finally:
+                go_on.set()
+                faults.before = before
+
+        yield SimpleNamespace(url=url, assistant=assistant, engine=engine, gate=gate, orders_held=orders_held)
 
 
 @contextmanager
@@ -187,7 +200,7 @@ def page_over(endpoint: Any, engine: Any) -> Iterator[tuple[str, Any]]:
     from csproto.web.app import create_app
     from csproto.web.limits import Limits
 
-    orders = OrderApi(engine, Faults(), budget=10.0)
+    orders = OrderApi(engine, Faults(), budget=120.0)
     assistant = Assistant(endpoint, orders, clock=lambda: NOW, messages_per_minute=None)
     app = create_app(assistant, limits=Limits(burst=10_000, per_minute=10_000))
     port = free_port()

@@ -5,8 +5,7 @@ import urllib.request
 from typing import Any
 
 import pytest
-
-pytestmark = pytest.mark.long  # not steady yet beside other work
+from talking import idle, say, states, wait_for_turns
 
 OPEN = """
 import os
@@ -22,24 +21,6 @@ panel = ChatPanel(Assistant(endpoint, OrderApi(open_database(), faults, budget=1
 panel
 """
 HOSTILE = ["<img src=x onerror=window.__xss=1>", "</div><script>window.__xss=1</script>"]
-
-
-def say(page: Any, text: str, wait: bool = True) -> None:
-    page.fill(".csp-input", text)
-    page.press(".csp-input", "Enter")
-    if wait:
-        idle(page)
-
-
-def idle(page: Any) -> None:
-    page.wait_for_function(
-        """() => { const turns = document.querySelectorAll('.csp-turn');
-            return turns.length && turns[turns.length - 1].dataset.state !== 'running' && !document.querySelector('.csp-send').hidden; }"""
-    )
-
-
-def states(page: Any) -> list[str]:
-    return page.eval_on_selector_all(".csp-turn", "nodes => nodes.map((n) => n.dataset.state)")
 
 
 def save(page: Any) -> None:
@@ -140,9 +121,9 @@ def test_stop_a_reload_under_way_and_a_restarted_kernel(open_notebook, lab, kern
     # reloaded in the midst of an answer, which the kernel goes on with
     save(page)
     say(page, "订单123456到哪了?", wait=False)
-    page.wait_for_function("() => document.querySelectorAll('.csp-turn').length === 2")
+    wait_for_turns(page, 2)
     page.goto(page.url.split("?")[0])
-    page.wait_for_function("() => document.querySelectorAll('.csp-turn').length === 2")
+    wait_for_turns(page, 2)
     idle(page)
     assert states(page) == ["stopped", "done"]
 

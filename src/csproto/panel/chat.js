@@ -13,10 +13,8 @@ const LATE = 2000; // ms without a sign of life after which the panel says that 
 
 export function applyStep(message, step) {
   if (step.step === "triage") message.triage = step.triage;
-  else if (step.step === "decision") {
-    message.parts.push(step.part);
-    if (message.reply) message.reply += " ";
-  } else if (step.step === "token") message.reply += step.text;
+  else if (step.step === "decision") message.parts.push(step.part);
+  else if (step.step === "token") message.reply += step.text;
   else if (step.step === "done") {
     const turn = step.turn;
     Object.assign(message, {
@@ -115,10 +113,11 @@ class TurnView {
     if (!message.triage) return;
     const rules = message.parts.map((part) => part.rule).join(", ");
     setText(this.summary, rules ? `${w.why} · ${rules}` : w.why);
-    const json = JSON.stringify(message.triage, (_, v) => (v === "" || (Array.isArray(v) && !v.length) ? undefined : v), 1);
+    const given = Object.entries(message.triage).filter(([, value]) => value !== "" && value !== null && value.length !== 0);
+    const json = `{\n${given.map(([name, value]) => ` ${JSON.stringify(name)}: ${JSON.stringify(value)}`).join(",\n")}\n}`;
     this.traceBody.replaceChildren(
       this.chat.heading(w.intent), make("pre", { class: "csp-intent", tabindex: "0", "aria-label": w.intent }, json),
-      ...message.parts.flatMap((part) => this.partTrace(part, message.state)));
+      ...message.parts.map((part) => make("div", { class: "csp-part" }, ...this.partTrace(part, message.state))));
   }
 
   partTrace(part, state) {
@@ -127,7 +126,7 @@ class TurnView {
     let verdict = state === "running" ? w.checking : w.grounded;
     let mark = state === "running" ? "…" : "✓";
     if (part.fallback) [verdict, mark] = [w.fallback, "!"];
-    if (part.rejected.length) [verdict, mark] = [`${w.not_grounded} ${part.rejected.join("; ")}`, "!"];
+    if (part.rejected.length) [verdict, mark] = [`${w.not_grounded}${part.rejected.join("; ")}`, "!"];
     return [
       heading(w.facts), facts.length ? make("dl", { class: "csp-facts" }, ...facts) : make("p", {}, w.no_facts),
       heading(w.rule),
@@ -193,7 +192,7 @@ class Chat {
   }
 
   get busy() {
-    return this.live?.state === "running" || Boolean(this.waiting) || Boolean(this.info?.busy);
+    return Boolean(this.live) || Boolean(this.waiting) || Boolean(this.info?.busy); // an answer is over once it stands among the messages
   }
 
   build() {
@@ -213,7 +212,8 @@ class Chat {
     this.input = make("textarea", { class: "csp-input", rows: "1", maxlength: "2000", "aria-describedby": this.hint.id, oninput: () => { this.fit(); this.check(); }, onfocus: () => this.check() });
     this.sendButton = make("button", { type: "submit", class: "csp-send" });
     this.stopButton = make("button", { type: "button", class: "csp-stop", hidden: true, onclick: () => this.stop() });
-    this.form = make("form", { class: "csp-form" }, this.input, this.sendButton, this.stopButton);
+    this.cancelButton = make("button", { type: "button", class: "csp-cancel", hidden: true, onclick: () => this.cancelEdit() });
+    this.form = make("form", { class: "csp-form" }, this.input, this.cancelButton, this.sendButton, this.stopButton);
     this.form.addEventListener("submit", (event) => { event.preventDefault(); this.submit(); });
     this.root.classList.add("csp");
     this.root.dataset.host = this.host.kind;
@@ -246,13 +246,14 @@ class Chat {
     setText(this.hint, w.hint);
     setText(this.sendButton, w.send);
     setText(this.stopButton, w.stop);
+    setText(this.cancelButton, w.cancel);
     setText(this.newest, `↓ ${w.newest}`);
     const other = language === "zh" ? "en" : "zh";
-    this.tools.replaceChildren(
+    this.keepFocus(() => this.tools.replaceChildren(
       this.customers, this.button("new", w.new, () => this.act({ type: "new" })),
-      this.button("json", w.json, () => this.act({ type: "export", form: "json" }, false), "JSON"),
-      this.button("markdown", w.markdown, () => this.act({ type: "export", form: "markdown" }, false), "Markdown"),
-      make("button", { type: "button", class: "csp-button csp-do-language", lang: other, "aria-label": w.language_label, onclick: () => this.setLanguage(other) }, w.language));
+      this.button("json", w.json, () => this.act({ type: "export", form: "json", language: this.language }, false), "JSON"),
+      this.button("markdown", w.markdown, () => this.act({ type: "export", form: "markdown", language: this.language }, false), "Markdown"),
+      make("button", { type: "button", class: "csp-button csp-do-language", lang: other, "aria-label": w.language_label, onclick: () => this.setLanguage(other) }, w.language)));
     this.chips.replaceChildren(...w.try.map((text) => make("button", { type: "button", class: "csp-chip", onclick: () => this.say(text) }, text)));
     if (tell) this.host.setLanguage(language);
     this.host.speaks?.(language);
@@ -314,7 +315,7 @@ class Chat {
       this.following = true;
     }
     this.host.send(command);
-    this.draw();
+    this.drawNow(); // at once: a second Enter meets a chat that is busy
   }
 
   stop() {
@@ -349,19 +350,29 @@ class Chat {
     this.input.focus();
     this.announce(this.w.editing);
     this.root.classList.add("csp-editing");
+    this.cancelButton.hidden = false;
   }
 
   endEdit() {
     this.editing = false;
     this.root.classList.remove("csp-editing");
+    this.cancelButton.hidden = true;
     this.announce("");
+  }
+
+  cancelEdit() {
+    this.endEdit();
+    this.input.value = "";
+    this.fit();
+    this.input.focus();
   }
 
   onKey(event) {
     event.stopPropagation();
     const composing = event.isComposing || event.keyCode === 229;
     if (event.key === "Escape" && !composing) {
-      if (this.editing) { this.endEdit(); this.input.value = ""; this.fit(); } else if (this.busy) this.stop();
+      if (this.editing) this.cancelEdit();
+      else if (this.busy) this.stop();
     }
     if (event.target === this.input && event.key === "Enter" && !event.shiftKey && !composing) {
       event.preventDefault();
@@ -387,14 +398,31 @@ class Chat {
   }
 
   fit() {
-    this.input.rows = Math.min(6, Math.max(1, this.input.value.split("\n").length));
+    this.input.rows = 1;
+    while (this.input.rows < 6 && this.input.scrollHeight > this.input.clientHeight) this.input.rows += 1; // lines that wrap count too
   }
 
   draw() {
-    if (!this.frame) this.frame = requestAnimationFrame(() => { this.frame = 0; this.drawNow(); });
+    if (!this.frame) this.frame = requestAnimationFrame(() => this.drawNow());
   }
 
   drawNow() {
+    cancelAnimationFrame(this.frame);
+    this.frame = 0;
+    this.keepFocus(() => this.redraw());
+  }
+
+  keepFocus(work) { // buttons are made anew: whoever steers by keyboard stays on the same one, or else goes on writing
+    const focused = this.root.getRootNode().activeElement;
+    const place = this.root.contains(focused) ? focused.parentElement : null;
+    work();
+    if (!place || (focused.isConnected && !focused.disabled && focused.checkVisibility())) return;
+    const name = [...focused.classList].find((word) => word.startsWith("csp-do-"));
+    const again = name && place.isConnected && place.querySelector(`.${name}`);
+    (again || this.input).focus({ preventScroll: true });
+  }
+
+  redraw() {
     const all = this.live ? [...this.messages, this.live] : this.messages;
     const turns = all.filter((m) => m.kind === "turn");
     const seen = new Set();
@@ -443,7 +471,7 @@ class Chat {
 
   drawCustomers(info) {
     this.customers.hidden = !info.customers.length;
-    this.customers.disabled = this.busy || !this.alive;
+    this.customers.disabled = Boolean(this.live) || !this.alive; // not while a choice is carried out: arrow keys go on choosing
     const key = JSON.stringify(info.customers);
     if (key !== this.customersKey) {
       this.customersKey = key;
@@ -476,7 +504,7 @@ class Chat {
 
 function keptLine(message, w) {
   if (!message.writes.length) return w.nothing_kept;
-  return `${w.kept} ${message.writes.map((x) => `${w.writes[x.kind] || x.kind} ${x.order_id}`.trim()).join(w.list_mark)}`;
+  return `${w.kept}${message.writes.map((x) => (w.writes[x.kind] || x.kind) + (x.order_id ? ` (${w.fact_names.order} ${x.order_id})` : "")).join(w.list_mark)}`;
 }
 
 function save({ name, mime, text }) {

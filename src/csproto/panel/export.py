@@ -53,7 +53,7 @@ def check(part: dict[str, Any], language: str) -> str:
     """What the grounding check said of one reply."""
     table = words()[language]
     if part["rejected"]:
-        return f"{table['not_grounded']} {'; '.join(part['rejected'])}"
+        return f"{table['not_grounded']}{'; '.join(part['rejected'])}"
     return str(table["fallback"] if part["fallback"] else table["grounded"])
 
 

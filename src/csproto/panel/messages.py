@@ -71,7 +71,6 @@ def apply(message: Message, step: Step) -> None:
             message["triage"] = step["triage"]
         case "decision":
             message["parts"].append(step["part"])
-            message["reply"] += " " if message["reply"] else ""
         case "token":
             message["reply"] += step["text"]
         case "done":

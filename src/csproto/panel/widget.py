@@ -90,11 +90,11 @@ class ChatPanel(anywidget.AnyWidget):
         """Begin a new conversation, of another customer if one is named."""
         self._waited(self._doing(lambda: self._renewed(customer)))
 
-    def export(self, form: str = "markdown") -> str:
-        """The chat as `markdown` or `json`."""
+    def export(self, form: str = "markdown", language: str = "") -> str:
+        """The chat as `markdown` or `json`, with the words of the interface in its language unless another is named."""
         if form not in FORMATS:
             raise ValueError(f"{form!r} is no format: use {' or '.join(FORMATS)}")
-        return exported(self.chat, form, self.language or "en")
+        return exported(self.chat, form, language or self.language or "en")
 
     def close(self) -> None:
         """Stop, and end the panel's threads."""
@@ -240,7 +240,7 @@ class ChatPanel(anywidget.AnyWidget):
             case "new":
                 self._watched(self._doing(lambda: self._renewed(content.get("customer"))))
             case "export":
-                self._watched(self._runner.submit(self._export_file, str(content.get("form"))))
+                self._watched(self._runner.submit(self._export_file, str(content.get("form")), content.get("language")))
 
     def _watched(self, future: "Future[Any]") -> None:
         """Nobody waits for what a button has started: its errors go to the front end, and to the log if they are not ours."""
@@ -255,8 +255,8 @@ class ChatPanel(anywidget.AnyWidget):
         problem = {"type": "problem", "code": type(error).__name__}
         self._publisher.do(lambda: self._tell(problem))
 
-    def _export_file(self, form: str) -> None:
-        if form in FORMATS:
+    def _export_file(self, form: str, language: Any) -> None:
+        if form in FORMATS and language in {None, *words()}:
             name = f"chat.{'json' if form == 'json' else 'md'}"
-            file = {"type": "file", "name": name, "mime": FORMATS[form], "text": self.export(form)}
+            file = {"type": "file", "name": name, "mime": FORMATS[form], "text": self.export(form, language or "")}
             self._publisher.do(lambda: self._tell(file))

@@ -25,5 +25,9 @@ def kept_line(writes: list[dict[str, str]], language: str) -> str:
     table = words()[language]
     if not writes:
         return str(table["nothing_kept"])
-    shown = [" ".join(filter(None, [table["writes"].get(w["kind"], w["kind"]), w["order_id"]])) for w in writes]
-    return f"{table['kept']} {table['list_mark'].join(shown)}"
+    order = table["fact_names"]["order"]
+    shown = [
+        table["writes"].get(w["kind"], w["kind"]) + (f" ({order} {w['order_id']})" if w["order_id"] else "")
+        for w in writes
+    ]
+    return f"{table['kept']}{table['list_mark'].join(shown)}"

@@ -238,9 +238,14 @@ def _add_session(app: FastAPI, desk: Desk) -> None:
         responses=problems
         | {200: {"content": {kind: {} for kind in FORMATS.values()}, "description": "The chat as a file."}},
     )
-    def export(request: Request, visitor: known, form: Literal["json", "markdown"] = "markdown") -> Response:
-        """The chat with the reasons for each answer."""
-        text = exported(visitor.chat, form, visitor_language(request.headers))
+    def export(
+        request: Request,
+        visitor: known,
+        form: Literal["json", "markdown"] = "markdown",
+        language: Literal["zh", "en"] | None = None,
+    ) -> Response:
+        """The chat with the reasons for each answer; in the visitor's language unless one is named."""
+        text = exported(visitor.chat, form, language or visitor_language(request.headers))
         name = "chat.json" if form == "json" else "chat.md"
         return Response(
             text, media_type=FORMATS[form], headers={"Content-Disposition": f'attachment; filename="{name}"'}

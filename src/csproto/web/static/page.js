@@ -2,9 +2,10 @@
 import { createChat } from "/static/chat.js";
 
 const words = await (await fetch("/static/words.json")).json();
-let underWay = null; // the AbortController of the answer that is being read
-let unsent = null; // a message that never reached the server: shown with its error, and kept on this side only
+let underWay = null; // the message whose answer is being read, whether that has begun, and the way to end it
+let unsent = null; // a message that never reached the server: shown with what became of it, and kept on this side only
 let unsentCount = 0;
+let repeating = false; // between taking a message back and sending it again
 let later = 0;
 let shown = { messages: [], info: { customer: "", customers: [], busy: false, engine: { ok: false, model: "" } } }; // the server's last word
 
@@ -31,7 +32,7 @@ async function carryOut(command) {
   else if (command.type === "rate") show(await call("/api/session/rate", { id: command.id, rating: command.rating }));
   else if (command.type === "new") show(await call("/api/session", { customer: command.customer ?? null }));
   else if (command.type === "check") await refresh();
-  else if (command.type === "export") await download(command.form);
+  else if (command.type === "export") await download(command.form, command.language);
 }
 
 async function call(path, body) {
@@ -43,9 +44,8 @@ async function call(path, body) {
 
 async function refresh() {
   if (underWay) return;
-  const response = await fetch("/api/session").catch(() => null);
-  if (response?.ok && !underWay) show(await response.json());
-  else if (!response) show({ ...shown, info: { ...shown.info, engine: { ...shown.info.engine, ok: false } } });
+  const state = await fetch("/api/session").then((response) => (response.ok ? response.json() : null)).catch(() => null);
+  if (!underWay) show(state || { ...shown, info: { ...shown.info, busy: false, engine: { ...shown.info.engine, ok: false } } });
 }
 
 function show(state) {
@@ -53,7 +53,7 @@ function show(state) {
   shown = state;
   chat.receive({ type: "snapshot", message: null });
   chat.receive({ type: "messages", messages: unsent ? [...state.messages, unsent] : state.messages });
-  chat.receive({ type: "info", info: state.info });
+  chat.receive({ type: "info", info: { ...state.info, busy: state.info.busy || repeating } });
   chat.receive({ type: "settled" });
   clearTimeout(later);
   if (state.info.busy && !underWay) later = setTimeout(refresh, 1000); // answered in another tab, or being stopped after a reload
@@ -76,24 +76,26 @@ async function takeBack(again) {
 }
 
 async function askAgain(again, text = null) {
-  const before = await takeBack(again);
+  repeating = true;
+  const before = await takeBack(again).finally(() => { repeating = false; });
   if (before !== undefined) await ask(text ?? before);
 }
 
 async function ask(text) {
-  const mine = new AbortController();
+  const message = { kind: "turn", id: `unsent${(unsentCount += 1)}`, at: new Date().toISOString(), text, state: "running", triage: null, parts: [], reply: "", usage: null, error: null, rating: 0 };
+  const mine = { message, begun: false, controller: new AbortController() };
+  const fails = (code) => { unsent = { ...message, state: "failed", error: { code, reason: "" } }; };
   underWay = mine;
   unsent = null;
-  const message = { kind: "turn", id: `unsent${(unsentCount += 1)}`, at: new Date().toISOString(), text, state: "running", triage: null, parts: [], reply: "", usage: null, error: null, rating: 0 };
-  const fails = (code) => { unsent = { ...message, state: "failed", error: { code, reason: "" } }; };
   try {
     const response = await fetch("/api/chat/stream", {
-      method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ input: text }), signal: mine.signal,
+      method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ input: text }), signal: mine.controller.signal,
     });
+    mine.begun = response.ok;
     if (response.ok) await read(response, message);
     else fails((await response.json()).error);
   } catch {
-    if (!mine.signal.aborted) fails("network");
+    if (!mine.controller.signal.aborted) fails("network");
   } finally {
     if (underWay === mine) {
       underWay = null;
@@ -131,15 +133,18 @@ async function* events(body) {
 }
 
 async function stop() {
-  underWay?.abort();
+  const mine = underWay;
+  mine?.controller.abort();
   underWay = null;
-  const response = await fetch("/api/session/stop", { method: "POST", headers: { "Content-Type": "application/json" }, body: "{}" });
-  if (response.ok) show(await response.json());
+  const request = { method: "POST", headers: { "Content-Type": "application/json" }, body: "{}" };
+  const state = await fetch("/api/session/stop", request).then((response) => (response.ok ? response.json() : null)).catch(() => null);
+  if (mine && !mine.begun && (state || shown).messages.at(-1)?.text !== mine.message.text) unsent = { ...mine.message, state: "stopped" };
+  if (state) show(state);
   else await refresh(); // stopped before the server knew of us: there is nothing to stop
 }
 
-async function download(form) {
-  const response = await fetch(`/api/session/export?form=${form}`);
+async function download(form, language) {
+  const response = await fetch(`/api/session/export?form=${form}&language=${language}`);
   if (!response.ok) return fail((await response.json()).error);
   const name = form === "json" ? "chat.json" : "chat.md";
   return chat.receive({ type: "file", name, mime: response.headers.get("Content-Type"), text: await response.text() });

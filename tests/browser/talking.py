@@ -1,0 +1,39 @@
+"""Talking to the chat as a person would. Waits are for states, never for times: a busy machine may take long over anything."""
+
+from typing import Any
+
+IDLE = """(last) => {
+    const turns = document.querySelectorAll('.csp-turn');
+    const turn = turns[turns.length - 1];
+    return turn?.dataset.id !== last && turn?.dataset.state !== 'running' && !document.querySelector('.csp-send').hidden;
+}"""
+
+
+def say(page: Any, text: str, wait: bool = True) -> None:
+    """Write a message and send it; wait until it has its answer, or the reason why there is none."""
+    last = last_id(page)
+    page.fill(".csp-input", text)
+    page.press(".csp-input", "Enter")
+    if wait:
+        page.wait_for_function(IDLE, arg=last)
+
+
+def idle(page: Any) -> None:
+    """Wait until the last message has its end and the input is free."""
+    page.wait_for_function(IDLE, arg="")
+
+
+def last_id(page: Any) -> str:
+    """The last message's id; each further one, a repeated one too, has a new id."""
+    ids = page.eval_on_selector_all(".csp-turn", "nodes => nodes.map((n) => n.dataset.id)")
+    return ids[-1] if ids else ""
+
+
+def states(page: Any) -> list[str]:
+    """How each message stands."""
+    return page.eval_on_selector_all(".csp-turn", "nodes => nodes.map((n) => n.dataset.state)")
+
+
+def wait_for_turns(page: Any, count: int) -> None:
+    """Wait until so many messages are shown."""
+    page.wait_for_function("(count) => document.querySelectorAll('.csp-turn').length === count", arg=count)
