@@ -16,7 +16,9 @@ from csproto.store import Order, Ticket
 
 HUMAN = "I want to talk to a human agent"  # a message that writes a ticket each time
 ATTEMPTS = 5
-LONG_ADDRESS = "把订单789012的地址改成" + "浙江省杭州市西湖区文三路" * 8 + "477号"  # the engine has to write all of it, twice
+LONG_ADDRESS = (
+    "把订单789012的地址改成" + "浙江省杭州市西湖区文三路" * 8 + "477号"
+)  # the engine has to write all of it, twice
 LONG_ANSWERS = [  # two wishes, or a reply of several sentences
     "快递单号多少,另外帮我开发票",
     "订单123456到哪了?另外帮我开发票",
