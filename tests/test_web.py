@@ -27,6 +27,9 @@ from csproto.web.visitors import COOKIE, Signer
 
 DEAD = "http://127.0.0.1:9"
 HUMAN = "I want to talk to a human agent"  # a message that writes a ticket each time
+LONG_ADDRESS = (
+    "把订单789012的地址改成" + "浙江省杭州市西湖区文三路" * 8 + "477号"
+)  # the engine has to write all of it, twice
 ROOMY = Limits(burst=10_000, per_minute=10_000)
 
 
@@ -103,7 +106,23 @@ def test_a_stream_has_its_events_in_order(client) -> None:
     assert set(names) == {"triage", "decision", "token", "done"}
     done = got[-1][1]
     assert set(done) >= {"triage", "decision", "reply", "usage"}
-    assert "".join(data["text"] for name, data in got if name == "token").split() == done["reply"].split()
+    assert "".join(data["text"] for name, data in got if name == "token") == done["reply"]
+
+
+def test_the_pieces_of_an_answer_with_two_replies_are_the_answer(client) -> None:
+    for text in (
+        "快递单号多少,另外帮我开发票",
+        "订单123456到哪了?另外帮我开发票",
+        "Where is order 123456? And I need an invoice for it",
+    ):
+        client.post("/api/session", json={})
+        got = events(client.post("/api/chat/stream", json={"input": text}).text)
+        name, done = got[-1]
+        assert name == "done"
+        assert "".join(data["text"] for name, data in got if name == "token") == done["reply"]
+        if done["also"]:
+            return
+    pytest.fail("none of these was answered as two wishes")
 
 
 def test_a_visitor_is_remembered_and_others_are_not_shown(client) -> None:
@@ -125,6 +144,8 @@ def test_undo_rating_export_and_new(client, engine) -> None:
         assert session.scalars(select(Audit).where(Audit.action == "thumbs_up")).one().customer_id == "C001"
     assert client.get("/api/session/export").headers["content-disposition"] == 'attachment; filename="chat.md"'
     assert json.loads(client.get("/api/session/export?form=json").text)["messages"] == rated.json()["messages"]
+    for language, title in (("zh", "# 客服助手"), ("en", "# Customer service")):
+        assert client.get(f"/api/session/export?language={language}").text.startswith(title)
     taken = client.post("/api/session/undo", json={"again": False}).json()
     assert taken["text"] == HUMAN
     assert [m["kind"] for m in taken["messages"]] == ["notice"]
@@ -201,17 +222,15 @@ def test_without_an_engine_visitors_are_told_so_and_shown_nothing_of_it(make_ass
 
 def test_a_client_that_goes_away_frees_its_generation(serving, make_assistant, endpoint) -> None:
     url = serving()
-    with httpx.stream(
-        "POST", f"{url}/api/chat/stream", json={"input": "我要退换货,订单号123456,衣服尺码偏小"}
-    ) as answer:
+    with httpx.stream("POST", f"{url}/api/chat/stream", json={"input": LONG_ADDRESS}, timeout=60) as answer:
         assert answer.status_code == 200
-        cookie = answer.headers["set-cookie"].split(";")[0]
-    deadline = time.monotonic() + 1.5
-    while running_requests(endpoint) and time.monotonic() < deadline:
-        time.sleep(0.05)
+        cookie = {"Cookie": answer.headers["set-cookie"].split(";")[0]}
+    deadline = time.monotonic() + 60
+    while httpx.get(f"{url}/api/session", headers=cookie, timeout=60).json()["info"]["busy"]:
+        assert time.monotonic() < deadline
     assert running_requests(endpoint) == 0
-    state = httpx.post(f"{url}/api/session/stop", json={}, headers={"Cookie": cookie}, timeout=20).json()
-    assert state["messages"][0]["state"] in ("stopped", "done")
+    (message,) = httpx.get(f"{url}/api/session", headers=cookie, timeout=60).json()["messages"]
+    assert (message["state"], message["reply"]) == ("stopped", "")
 
 
 def test_stop_ends_an_answer(serving, make_assistant) -> None:
@@ -223,9 +242,7 @@ def test_stop_ends_an_answer(serving, make_assistant) -> None:
         client.stream("POST", "/api/chat/stream", json={"input": "我要退换货,订单号123456,衣服尺码偏小"}) as answer,
     ):
         cookie = {"Cookie": answer.headers["set-cookie"].split(";")[0]}
-        began = time.monotonic()
         state = other.post("/api/session/stop", json={}, headers=cookie).json()
-        assert time.monotonic() - began < 2
         assert state["messages"][0]["state"] == "stopped"
         last = events("".join(answer.iter_text()))[-1]
         assert (last[0], last[1]["error"]) == ("error", "stopped")

@@ -141,6 +141,20 @@ def test_stop_before_the_first_word_frees_the_engine(page, endpoint) -> None:
     assert turns(page)[-1][1] == "done"
 
 
+def test_stop_before_the_server_knows_of_the_message_keeps_it(page) -> None:
+    page.route("**/api/chat/stream", lambda route: None)  # it is on its way for ever
+    say(page, "你好", wait=False)
+    assert turns(page) == [["你好", "running"]], "shown at once"
+    page.click(".csp-stop")
+    idle(page)
+    assert turns(page) == [["你好", "stopped"]]
+    page.unroute("**/api/chat/stream")
+    page.click(".csp-do-retry")
+    page.wait_for_selector(".csp-turn[data-state=done]")
+    idle(page)
+    assert turns(page) == [["你好", "done"]]
+
+
 def test_stop_after_the_first_words_keeps_them_and_frees_the_engine(page, endpoint) -> None:
     """The page itself presses Stop as soon as there is text; some replies are complete by then, so it may take a few messages."""
     page.evaluate(
@@ -196,9 +210,11 @@ def test_retry_undo_edit(page, site) -> None:
     assert "hand-off ticket" in page.inner_text(".csp-notice")
     page.click(".csp-do-edit")
     assert page.input_value(".csp-input") == HUMAN
-    page.press(".csp-input", "Escape")
-    assert page.input_value(".csp-input") == ""
-    page.click(".csp-do-edit")
+    for cancel in (lambda: page.press(".csp-input", "Escape"), lambda: page.click(".csp-cancel")):
+        cancel()
+        assert page.input_value(".csp-input") == ""
+        assert page.locator(".csp-cancel").is_hidden()
+        page.click(".csp-do-edit")
     say(page, "你好")
     wait_for_turns(page, 1)
     idle(page)
@@ -253,7 +269,7 @@ def test_an_answer_in_another_tab_is_shown_when_it_is_there(page, site) -> None:
     say(page, "你好")
     with site.orders_held():
         say(page, "订单123456到哪了?", wait=False)
-        wait_for_turns(page, 2)
+        page.wait_for_selector(".csp-trace:not([hidden]) >> nth=1")
         other = page.context.new_page()
         other.set_default_timeout(120_000)
         other.goto(site.url)
@@ -307,6 +323,22 @@ def test_the_keyboard_alone_reaches_everything(page) -> None:
         "SUMMARY",
     ):
         assert any(name in r for r in reached), (name, reached)
+
+
+def test_the_focus_is_never_lost(page) -> None:
+    """Buttons are made anew when something changes; whoever steers by keyboard stays where they were."""
+    say(page, "你好")
+    page.focus(".csp-do-up")
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".csp-do-up[aria-pressed=true]")
+    assert "csp-do-up" in page.evaluate("() => document.activeElement.className")
+    page.focus(".csp-do-language")
+    page.keyboard.press("Enter")
+    assert "csp-do-language" in page.evaluate("() => document.activeElement.className")
+    page.focus(".csp-do-undo")
+    page.keyboard.press("Enter")
+    wait_for_turns(page, 0)
+    assert "csp-input" in page.evaluate("() => document.activeElement.className")
 
 
 def test_scrolling_yields_to_the_reader(page) -> None:
@@ -482,6 +514,11 @@ def test_axe_finds_nothing(site, new_page, axe, scheme: Any) -> None:
     page.click(".csp-trace summary")
     page.click(".csp-do-up")
     axe(page)
+    with site.orders_held():
+        say(page, "我的订单到哪了?", wait=False)
+        page.wait_for_selector(".csp-trace:not([hidden]) >> nth=1")
+        axe(page)
+    idle(page)
     site.gate.shut()
     try:
         say(page, "你好")

@@ -123,7 +123,7 @@ class ChatPanel(anywidget.AnyWidget):
         chat = self.chat
         try:
             text = text_of()
-            self._commit(busy=True)
+            self._commit()
             for step in chat.run(text, signal):
                 self._publisher.step(step)
         finally:
@@ -178,17 +178,18 @@ class ChatPanel(anywidget.AnyWidget):
 
     # -- to the front end, by way of the publisher
 
-    def _info(self, busy: bool = False) -> dict[str, Any]:
+    def _info(self) -> dict[str, Any]:
+        busy = bool(self._stops)  # a message that still waits for its turn counts too
         return {"customer": self.chat.customer_id, "customers": self._customers, "engine": self._engine, "busy": busy}
 
-    def _commit(self, busy: bool = False) -> None:
+    def _commit(self) -> None:
         """Hand the complete messages to the synced traits, which survive a reload of the page."""
-        messages, info = [snapshot(message) for message in self.chat.messages], self._info(busy)
+        messages, info = [snapshot(message) for message in self.chat.messages], self._info()
 
         def job() -> None:
             with self.hold_sync():
                 self.messages, self.info = messages, info
-            if not busy:  # traits that are set to what they were send nothing
+            if not info["busy"]:  # traits that are set to what they were send nothing
                 self._tell({"type": "settled"})
 
         self._publisher.do(job)

@@ -87,6 +87,7 @@ async function ask(text) {
   const fails = (code) => { unsent = { ...message, state: "failed", error: { code, reason: "" } }; };
   underWay = mine;
   unsent = null;
+  step({ step: "start", message });
   try {
     const response = await fetch("/api/chat/stream", {
       method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ input: text }), signal: mine.controller.signal,
@@ -106,9 +107,12 @@ async function ask(text) {
 
 async function read(response, message) {
   message.id = response.headers.get("X-Message-Id") || message.id;
-  const step = (step) => chat.receive({ type: "step", step });
-  step({ step: "start", message });
+  step({ step: "start", message }); // under the server's name for it
   for await (const event of events(response.body)) step(stepOf(event));
+}
+
+function step(step) {
+  chat.receive({ type: "step", step });
 }
 
 function stepOf({ event, data }) {
