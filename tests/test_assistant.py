@@ -84,6 +84,14 @@ def test_an_english_customer_is_answered_in_english(make_assistant) -> None:
     assert not any("\u4e00" <= c <= "\u9fff" for c in turn.reply)
 
 
+def test_long_messages_one_after_the_other_are_all_answered(make_assistant) -> None:
+    """Each fits the model's context, all of them together do not: what is left behind makes room."""
+    desk = make_assistant()
+    conversation = desk.open("C001")
+    for word in ("杯子的颜色和图片不一样", "the box was wet and the lid did not close ", "订单123456到哪了,"):
+        assert desk.turn(conversation, (word * 200)[:1_900]).reply
+
+
 # -- validity
 
 

@@ -62,11 +62,17 @@ class Conversation:
     under_way: UnderWay | None = None  # found at the start of a turn only after a crash
 
     def trim(self) -> None:
-        """Leave the oldest turns behind; the prefix changes, so the next prompt is computed anew."""
+        """Leave the oldest turns behind, and a long one too; the prefix changes, so the next prompt is computed anew."""
         starts = [place for place, message in enumerate(self.transcript) if message.role == "user"]
-        if self.computed_tokens > WINDOW_TOKENS and len(starts) > KEPT_TURNS:
-            self.transcript = self.transcript[:1] + self.transcript[starts[-KEPT_TURNS] :]
+        if self.computed_tokens <= WINDOW_TOKENS:
+            return
+        kept = next((s for s in starts[-KEPT_TURNS:] if self._characters(s) <= WINDOW_TOKENS), len(self.transcript))
+        if starts and kept > starts[0]:
+            self.transcript = self.transcript[:1] + self.transcript[kept:]
             self.computed_tokens = 0
+
+    def _characters(self, start: int) -> int:
+        return sum(len(message.content) for message in self.transcript[start:])
 
     def save(self, engine: Engine) -> None:
         """Write the conversation to the database as it stands. One whose customer has been erased meanwhile is not written again."""
