@@ -636,8 +636,13 @@ def nothing_is_cancelled_or_sent_elsewhere_without_the_yes_that_was_asked_for(st
                 asked = Write("address", decision.say["order"], decision.say["address"])
             case "order.which" | "order.ask" | "order.not_found":
                 asked = None
-            case _ if said.intent not in digressions or decision.write or said.act in (Act.DENY, Act.CORRECT):
+            case _ if said.intent not in digressions or decision.write or _is_about_what_is_open(said):
                 asked = asked if decision.write and decision.write.kind == "refund_overdue" else None
+
+
+def _is_about_what_is_open(said: Triage) -> bool:
+    """A correction that names another wish is none: it is a digression like any other, and the question stays open."""
+    return said.act is Act.DENY or (said.act is Act.CORRECT and said.intent is I.OTHER)
 
 
 def nothing_is_taken_back_outside_the_windows(steps: list[Step]) -> None:

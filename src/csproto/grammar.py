@@ -27,9 +27,10 @@ _CLASS_PATTERN = re.compile(r"^\^(\[(?:[^\]\\]|\\.)+\])\{(\d+),(\d+)\}\$$")
 
 
 SPAN_CHARACTERS = 160  # of a message that a copied field may draw on: one small rule each
-INSIDE = re.compile(
-    r"[0-9A-Za-z]{2}"
-)  # a copied text neither begins nor ends between two of these: 100号 is not cut to 10
+# Where a copied text neither begins nor ends: inside a word or a number (100号 is not cut to 10), beside a house number (22 Baker Lane is not cut to Baker Lane).
+WITHIN = re.compile(r"(?<=[0-9A-Za-z])(?=[0-9A-Za-z])")
+AFTER_NUMBER = re.compile(r"(?<![0-9A-Za-z-])(?<!\d )\d{1,4}[A-Za-z]? (?=[A-Za-z])")
+BEFORE_NUMBER = re.compile(r"(?<=[\u3400-\u9fff])\d{1,4}(?![0-9A-Za-z])")
 
 
 @dataclass(frozen=True)
@@ -158,17 +159,20 @@ def _up_to(most: int) -> str:
 
 
 def _copied(copied: Copied, message: str, name: str, rules: dict[str, str]) -> str:
-    """A choice between the texts given, or the runs of the message as a chain of rules, one a character, that may be entered and left anywhere but inside a word or a number."""
+    """A choice between the texts given, or the runs of the message as a chain of rules, one a character, that may be entered and left where a copy may begin and end."""
     if copied.choices:
         choices = [c for c in copied.choices(message) if c and not re.search(r'["\\\x00-\x1f]', c)]
         return f'"\\"" ({" | ".join(map(_text, choices))}) "\\""' if choices else ""
     if not message:
         return ""
     text, safe = message[:SPAN_CHARACTERS], re.compile(SAFE_CHARACTER)
-    edges = [place for place in range(len(text) + 1) if not INSIDE.search(text, max(place - 1, 0), place + 1)]
-    rules.setdefault("span", " | ".join(f"span_{place}" for place in edges))
+    edges = [place for place in range(len(text) + 1) if not WITHIN.match(text, place)]
+    after_number = {match.end() for match in AFTER_NUMBER.finditer(text)}
+    starts = [place for place in edges if place not in after_number]
+    ends = {place for place in edges if not BEFORE_NUMBER.match(text, place)}
+    rules.setdefault("span", " | ".join(f"span_{place}" for place in starts))
     for place, character in enumerate(text):
-        ways = ['""'] if place in edges else []
+        ways = ['""'] if place in ends else []
         ways += [f"{_text(character)} span_{place + 1}"] if safe.fullmatch(character) else []
         rules[f"span_{place}"] = " | ".join(ways)
     rules[f"span_{len(text)}"] = '""'

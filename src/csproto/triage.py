@@ -51,7 +51,7 @@ class Act(StrEnum):
 YES = re.compile(r"\W*(?:是|是的|yes)\W*", re.I)  # the very words our questions ask for are not left to a model
 NO = re.compile(r"\W*(?:否|不|不是|不要|no|nope)\W*", re.I)
 NEGATION = re.compile(  # anywhere but after a clear yes: "yes, I don't need it any more"
-    r"^(?!\W*(?:是|对(?!了)|确认|确定|yes\b)).*?(?:(?<!要)不(?!错|好意思)|别(?!的)|没(?!问题|错)|算了|等等|等一下|先等|\b(?:no(?! problem)|not(?! a problem)|nope|don'?t|never|cancel that|stop|wait|hold on|other one)\b)",
+    r"^(?!\W*(?:是|对(?!了)|确认|确定|yes\b)).*?(?:(?<!要)不(?!错|好意思)|(?<![没有会])错|别(?!的)|没(?!有?问题|错|毛病|意见|关系)|算了|等等|等一下|先等|\b(?:no(?! problem| objection)|not(?! a problem)|nope|don'?t|never|cancel that|stop|wait|hold on|other one|wrong|mistake|typo)\b)",
     re.I | re.S,
 )
 
@@ -70,8 +70,10 @@ def canonical_order_id(text: str) -> str:
     return re.sub(r"[^0-9A-Z]", "", unicodedata.normalize("NFKC", text).upper())
 
 
-TELEPHONE = re.compile(
-    r"(?<![0-9A-Za-z])(?:\+\d[\d -]{7,15}\d|(?:86[ -]?)?1[3-9]\d[ -]?\d{4}[ -]?\d{4})(?![0-9A-Za-z])"
+TELEPHONE = re.compile(  # but for a number that is called an order
+    r"(?<![0-9A-Za-z])(?<!单)(?<!单号)(?<!单号[: ])(?:\+\d[\d -]{7,15}\d|(?:86[ -]?)?1[3-9]\d[ -]?\d{4}[ -]?\d{4})(?![0-9A-Za-z])(?! ?[这那]个?订?单)"
+    r"|(?:电话|\btel\b|\b(?:phone|call|ring|text) me (?:on|at))[^\d\n]{0,4}\d[\d -]{5,}\d",
+    re.I,
 )
 ID_RUN = re.compile(
     r"(?:(?<![A-Za-z])(?:[A-Za-z]{1,4}-?|[A-Z]{1,4} ))?(?<![0-9])\d[0-9A-Za-z]*(?:[ -][0-9A-Za-z]*\d[0-9A-Za-z]*)*"
@@ -79,12 +81,16 @@ ID_RUN = re.compile(
 
 
 def order_id_candidates(text: str) -> list[str]:
-    """What in a message could be an order id, as it stands there: runs of at least four digits, with letters, spaces and hyphens in all the ways
-    customers put them. Telephone numbers (Chinese mobile numbers, or a plus in front) are none. Which one it is, if any, the model decides."""
+    """What in a message could be an order id, as it stands there: at least six digits and letters, four of them digits, with spaces and hyphens in all the
+    ways customers put them. Telephone numbers are none. Which one it is, if any, the model decides."""
     found: list[str] = []
     for run in ID_RUN.finditer(TELEPHONE.sub("\n", text)):
         found += [run[0], re.sub(r"^[A-Za-z]+[ -]?", "", run[0]), *re.split(r"[ -]", run[0])]
-    return [c for c in dict.fromkeys(found) if len(re.findall(r"\d", c)) >= 4 and len(c) <= 32]
+    return [
+        c
+        for c in dict.fromkeys(found)
+        if len(re.findall(r"\d", c)) >= 4 and len(canonical_order_id(c)) >= 6 and len(c) <= 32
+    ]
 
 
 class Triage(BaseModel):
