@@ -287,12 +287,25 @@ def test_a_stopped_answer_leaves_a_conversation_that_goes_on(make_assistant) -> 
     conversation = desk.open("C001")
     stop = StopSignal()
     events = desk.stream(conversation, "订单789012发了吗", stop)
-    next(events)
+    assert isinstance(next(event for event in events if not isinstance(event, Triaged)), Decided)
     stop.set()
     with pytest.raises(Stopped):
         list(events)
     turn = desk.turn(conversation, "快递单号多少")
     assert turn.decision.rule == "tracking.not_shipped"
+
+
+def test_an_answer_stopped_before_the_decision_changes_nothing(make_assistant, engine) -> None:
+    desk = make_assistant()
+    conversation = desk.open("C001")
+    stop = StopSignal()
+    events = desk.stream(conversation, "789012催一下发货", stop)
+    next(events)
+    stop.set()
+    with pytest.raises(Stopped):
+        list(events)
+    assert count(engine, Ticket) == 0
+    assert desk.turn(conversation, "789012催一下发货").decision.action == "urge_ticket"
 
 
 def test_a_conversation_survives_a_restart(make_assistant, engine) -> None:
