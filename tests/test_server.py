@@ -116,7 +116,11 @@ def test_serve_leaves_a_state_file_by_which_others_attach(tmp_path: Path) -> Non
     environment = {**os.environ, "CSPROTO_STATE": str(state)}
     environment.pop("CSPROTO_BASE_URL", None)
     process = subprocess.Popen(
-        [sys.executable, "-m", "csproto.cli", "serve"], env=environment, stdout=subprocess.PIPE, text=True
+        # Ctrl-C must work in tests that run in the background too, where a shell has it ignored.
+        ["env", "--default-signal=INT", sys.executable, "-m", "csproto.cli", "serve"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     try:
         assert process.stdout is not None
