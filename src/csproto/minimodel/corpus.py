@@ -124,11 +124,13 @@ class _Dialogue:
             ("no", 1.5),
         ]
         if last:
-            options += [("follow", 18), ("correct", 7)]
+            options += [("follow", 18), ("correct", 7), ("aside", 28)]
             options += [("take back", 60)] if last.intent is Intent.RETURN_EXCHANGE else []
         match pick.choices([o[0] for o in options], [o[1] for o in options])[0]:
             case "other":
                 return speaker.wish(Intent.OTHER)
+            case "aside":
+                return speaker.listed("aside", Intent.OTHER)
             case "two":
                 return speaker.two_wishes()
             case "hostile":
@@ -168,7 +170,9 @@ class _Dialogue:
             if intent is Intent.CHANGE_ADDRESS and waiting == "yes" and pick.random() < 0.6:
                 return speaker.listed("correct_address", intent, Act.CORRECT)
             return speaker.listed(pick.choice(("correct_order", "correct_order", "correct_other")), intent, Act.CORRECT)
-        if chance < 0.86:
+        if chance < 0.84:
+            return speaker.listed("aside", Intent.OTHER)
+        if chance < 0.88:
             return speaker.wish(Intent.OTHER, with_order=False)
         return speaker.wish(self._intent(), with_order=None if pick.random() < 0.4 else False)
 
