@@ -188,9 +188,8 @@ class _Run:
     def _decide(self, understood: Triage, place: int) -> Part:
         """Facts, decision and its write. When the order system fails, the decision says so and a human gets the wish."""
         conversation, orders = self.conversation, self.assistant.orders
-        message = hashlib.sha256(self.text.encode()).hexdigest()[
-            :8
-        ]  # another message sent in the turn's place has other writes
+        # Another message sent in the turn's place has other writes.
+        message = hashlib.sha256(self.text.encode()).hexdigest()[:8]
         before, key = conversation.state, f"{conversation.id}:{conversation.turns}:{place}:{message}"
         try:
             decision, shown = self._settled(understood, place, key)
@@ -208,9 +207,12 @@ class _Run:
         for _ in range(DECISIONS):
             facts = self.facts = self._look_up(understood)
             self.stop.check()  # stopped while the order system was asked: nothing is decided, and nothing written
+            if place == 0:
+                self.meant = as_meant(understood, self.text, facts, self.assistant.rules)
             if place == len(self.steps):
-                meant = understood if place else as_meant(understood, self.text, facts, self.assistant.rules)
-                decision, state = decide(meant, facts, before, self.now, self.assistant.rules)
+                decision, state = decide(
+                    understood if place else self.meant, facts, before, self.now, self.assistant.rules
+                )
                 self.steps.append(self._step(decision, state))
             decision, conversation.state = self.steps[place].decision, self.steps[place].state
             try:
@@ -255,8 +257,7 @@ class _Run:
         """The message's further wishes, once nothing is open; until then they wait in the conversation's queue."""
         conversation = self.conversation
         if len(turn.parts) == 1 and self.facts:
-            meant = as_meant(turn.triage, self.text, self.facts)
-            conversation.queue += further_wishes(meant, self.text, self.facts)
+            conversation.queue += further_wishes(self.meant, self.text, self.facts)
         if conversation.state.waiting or not conversation.queue or turn.decision.action == "unavailable":
             return []
         return [conversation.queue.pop(0)]

@@ -24,6 +24,7 @@ from sglang.lang.interpreter import StreamExecutor
 from sglang.lang.ir import SglSamplingParams
 
 from csproto.errors import CsprotoError
+from csproto.server import bearer
 
 
 class EngineError(CsprotoError):
@@ -139,8 +140,7 @@ class Endpoint(RuntimeEndpoint):
         self.model_info: dict[str, Any] = self.get_json("/model_info")
 
     def _headers(self) -> dict[str, str]:
-        headers = {"Content-Type": "application/json"}
-        return headers | ({"Authorization": f"Bearer {self.api_key}"} if self.api_key else {})
+        return {"Content-Type": "application/json"} | bearer(self.api_key)
 
     @property
     def model_name(self) -> str:

@@ -6,7 +6,7 @@ import re
 import shutil
 import tempfile
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -174,6 +175,16 @@ def wilson(right: int, n: int, z: float = 1.96) -> tuple[float, float]:
     middle = (share + spread / 2) / (1 + spread)
     half = z / (1 + spread) * math.sqrt(share * (1 - share) / n + spread / (4 * n))
     return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def bootstrap(
+    values: Iterable[float], statistic: Callable[..., float], draws: int = 1000, seed: int = 0
+) -> tuple[float, float]:
+    """The 95 % percentile interval of a statistic (Efron 1979); `statistic` takes `axis`, as numpy's mean and median do."""
+    data = np.asarray(list(values), dtype=float)
+    picks = np.random.default_rng(seed).integers(0, len(data), size=(draws, len(data)))
+    low, high = np.quantile(statistic(data[picks], axis=1), [0.025, 0.975])
+    return float(low), float(high)
 
 
 @dataclass

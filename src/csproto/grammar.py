@@ -165,18 +165,23 @@ def _copied(copied: Copied, message: str, name: str, rules: dict[str, str]) -> s
         return f'"\\"" ({" | ".join(map(_text, choices))}) "\\""' if choices else ""
     if not message:
         return ""
+    if "span" not in rules:  # all copied fields share the runs of one message
+        _add_spans(message, rules)
+    return '"\\"" span "\\""'
+
+
+def _add_spans(message: str, rules: dict[str, str]) -> None:
     text, safe = message[:SPAN_CHARACTERS], re.compile(SAFE_CHARACTER)
     edges = [place for place in range(len(text) + 1) if not WITHIN.match(text, place)]
     after_number = {match.end() for match in AFTER_NUMBER.finditer(text)}
     starts = [place for place in edges if place not in after_number]
     ends = {place for place in edges if not BEFORE_NUMBER.match(text, place)}
-    rules.setdefault("span", " | ".join(f"span_{place}" for place in starts))
+    rules["span"] = " | ".join(f"span_{place}" for place in starts)
     for place, character in enumerate(text):
         ways = ['""'] if place in ends else []
         ways += [f"{_text(character)} span_{place + 1}"] if safe.fullmatch(character) else []
         rules[f"span_{place}"] = " | ".join(ways)
     rules[f"span_{len(text)}"] = '""'
-    return '"\\"" span "\\""'
 
 
 def _max_length(metadata: tuple[Any, ...], default: int) -> int:

@@ -99,19 +99,25 @@ def token_bars(turns: Sequence["Turn"]) -> Figure:
     """Per turn the tokens that came from the prefix cache, were computed, and were written."""
     figure, ax = axes(height=0.6 + 0.45 * len(turns))
     names = [f"turn {place}" for place in range(1, len(turns) + 1)]
-    left = [0] * len(turns)
-    for label, values in {
+    parts = {
         "reused": [t.usage.cached_tokens for t in turns],
         "computed": [t.usage.prompt_tokens - t.usage.cached_tokens for t in turns],
         "written": [t.usage.completion_tokens for t in turns],
-    }.items():
+    }
+    _stack(ax, names, parts)
+    ax.set_xlabel("tokens, both model calls of a turn together")
+    plt.close(figure)
+    return figure
+
+
+def _stack(ax: Axes, names: Sequence[str], parts: Mapping[str, Sequence[float]]) -> None:
+    """One bar per name, put together from the parts, each in its colour; the first name on top."""
+    left = [0.0] * len(names)
+    for label, values in parts.items():
         ax.barh(names, values, left=left, color=COLOURS[label], label=label)
         left = [a + b for a, b in zip(left, values, strict=True)]
     ax.invert_yaxis()
-    ax.set_xlabel("tokens, both model calls of a turn together")
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
-    plt.close(figure)
-    return figure
 
 
 def arrivals(moments: Sequence[tuple[str, float]]) -> Figure:
@@ -236,14 +242,10 @@ def token_shares(record: Mapping[str, Any], load: str) -> Figure:
     """Tokens a turn in each arm under one load: from the prefix cache, computed, written."""
     arms = record["arms"].values()
     figure, ax = axes(height=0.8 + 0.45 * len(arms))
-    names, left = [arm["title"] for arm in arms], [0.0] * len(arms)
-    for label, key in {"reused": "cached", "computed": "computed", "written": "output"}.items():
-        values = [arm["loads"][load][f"{key}_tokens_per_turn"] for arm in arms]
-        ax.barh(names, values, left=left, color=COLOURS[label], label=label)
-        left = [a + b for a, b in zip(left, values, strict=True)]
-    ax.invert_yaxis()
+    keys = {"reused": "cached", "computed": "computed", "written": "output"}
+    parts = {label: [arm["loads"][load][f"{key}_tokens_per_turn"] for arm in arms] for label, key in keys.items()}
+    _stack(ax, [arm["title"] for arm in arms], parts)
     ax.set_xlabel(f"tokens per turn, all its model calls together ({load})")
-    ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
     plt.close(figure)
     return figure
 

@@ -206,6 +206,11 @@ def answers(base_url: str, timeout: float = 2.0, path: str = "/ready") -> bool:
     return False
 
 
+def bearer(key: str | None) -> dict[str, str]:
+    """The header that shows a key; none without one."""
+    return {"Authorization": f"Bearer {key}"} if key else {}
+
+
 def gpu_name() -> str | None:
     """The first NVIDIA GPU, or None. Asked of the driver: importing torch only for this would take seconds."""
     with suppress(OSError, subprocess.SubprocessError):

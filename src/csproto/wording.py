@@ -59,14 +59,18 @@ def _order_list(orders: list[OrderView], language: str) -> str:
 def fitting(rule: str, language: str, facts: Mapping[str, str], kind: str = "default") -> list[str]:
     """The wordings of a rule whose every placeholder is among the facts, filled in; the first is the plainest."""
     table = wordings()["small_talk"][kind] if rule == "other.small_talk" else wordings()["rules"][rule]
-    return [text.format(**facts) for text in table[language] if set(re.findall(r"\{(\w+)\}", text)) <= facts.keys()]
+    return [text.format(**facts) for text in table[language] if _placeholders(text) <= facts.keys()]
+
+
+def _placeholders(wording: str) -> set[str]:
+    return set(re.findall(r"\{(\w+)\}", wording))
 
 
 def missing(rule: str, language: str, facts: Mapping[str, str], reply: str) -> list[str]:
     """The facts by which a reply says less than each of the rule's wordings does; empty for one that says enough."""
     if rule == "other.small_talk":
         return []
-    needed = [set(re.findall(r"\{(\w+)\}", text)) for text in wordings()["rules"][rule][language]]
+    needed = [_placeholders(text) for text in wordings()["rules"][rule][language]]
     lacks = [sorted(key for key in keys if facts[key] not in reply) for keys in needed if keys <= facts.keys()]
     return min(lacks, key=len)
 

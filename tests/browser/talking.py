@@ -29,6 +29,16 @@ def last_id(page: Any) -> str:
     return ids[-1] if ids else ""
 
 
+def compose(page: Any, text: str) -> None:
+    """Write with an input method, and press Enter while it is still composing."""
+    keyboard = page.context.new_cdp_session(page)
+    keyboard.send("Input.imeSetComposition", {"text": "ni hao", "selectionStart": 6, "selectionEnd": 6})
+    enter = {"type": "keyDown", "key": "Enter", "code": "Enter", "windowsVirtualKeyCode": 229}
+    keyboard.send("Input.dispatchKeyEvent", enter)
+    keyboard.send("Input.insertText", {"text": text})
+    page.wait_for_timeout(300)
+
+
 def states(page: Any) -> list[str]:
     """How each message stands."""
     return page.eval_on_selector_all(".csp-turn", "nodes => nodes.map((n) => n.dataset.state)")

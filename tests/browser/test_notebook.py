@@ -5,7 +5,7 @@ import urllib.request
 from typing import Any
 
 import pytest
-from talking import idle, say, states, wait_for_turns
+from talking import compose, idle, say, states, wait_for_turns
 
 OPEN = """
 import os
@@ -63,12 +63,7 @@ def the_notebooks_keys_stay_out(page: Any) -> None:
     page.keyboard.press("d")
     assert page.locator(".csp-input").count() == 1
     page.click(".csp-input")
-    keyboard = page.context.new_cdp_session(page)
-    keyboard.send("Input.imeSetComposition", {"text": "ni hao", "selectionStart": 6, "selectionEnd": 6})
-    enter = {"type": "keyDown", "key": "Enter", "code": "Enter", "windowsVirtualKeyCode": 229}
-    keyboard.send("Input.dispatchKeyEvent", enter)
-    keyboard.send("Input.insertText", {"text": "你好"})
-    page.wait_for_timeout(300)
+    compose(page, "你好")
     assert page.locator(".csp-turn").count() == 1
     page.fill(".csp-input", "")
 

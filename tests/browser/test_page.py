@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
-from talking import idle, say, wait_for_turns
+from talking import compose, idle, say, wait_for_turns
 
 from csproto.store import Order, Ticket
 
@@ -288,12 +288,7 @@ def test_enter_shift_enter_and_composing(page) -> None:
     page.keyboard.type("two")
     assert page.input_value(".csp-input") == "one\ntwo"
     page.fill(".csp-input", "")
-    session = page.context.new_cdp_session(page)
-    session.send("Input.imeSetComposition", {"text": "ni hao", "selectionStart": 6, "selectionEnd": 6})
-    key = {"type": "keyDown", "key": "Enter", "code": "Enter", "windowsVirtualKeyCode": 229}
-    session.send("Input.dispatchKeyEvent", key)
-    session.send("Input.insertText", {"text": "你好"})
-    page.wait_for_timeout(300)
+    compose(page, "你好")
     assert page.locator(".csp-turn").count() == 0
     page.press(".csp-input", "Enter")
     page.wait_for_selector(".csp-turn")

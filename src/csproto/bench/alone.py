@@ -11,6 +11,7 @@ import urllib3
 
 from csproto.bench.engines import Engine
 from csproto.errors import CsprotoError
+from csproto.server import bearer
 
 PROMPT, OUTPUT = 96, 64  # tokens; a turn in the middle of a conversation reads about as many
 ORDINARY = range(300, 6_000)  # ids that every tokenizer here uses for ordinary text
@@ -25,10 +26,9 @@ def prompts(seed: str, count: int) -> list[list[int]]:
 def tokens_per_second(engine: Engine, model: str, texts: Sequence[list[int]], at_once: int) -> float:
     """Tokens a second that stream out for these prompts, `at_once` at a time. Raises CsprotoError when any is short."""
     pool = urllib3.PoolManager(maxsize=at_once, retries=False, timeout=urllib3.Timeout(connect=5, read=300))
-    headers = {"Authorization": f"Bearer {engine.api_key}"} if engine.api_key else {}
     with ThreadPoolExecutor(at_once) as workers:
         began = time.perf_counter()
-        written = list(workers.map(lambda ids: _generate(pool, engine, headers, model, ids), texts))
+        written = list(workers.map(lambda ids: _generate(pool, engine, bearer(engine.api_key), model, ids), texts))
         seconds = time.perf_counter() - began
     if set(written) != {OUTPUT}:
         raise CsprotoError(f"{engine.name} wrote {sorted(set(written))} tokens where {OUTPUT} were asked for.")

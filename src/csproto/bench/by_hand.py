@@ -19,7 +19,7 @@ from csproto import triage as triage_program
 from csproto import wording
 from csproto.bench.clients import TimedEndpoint
 from csproto.conversation import Conversation
-from csproto.dialogue import decide, further_wishes
+from csproto.dialogue import as_meant, decide, further_wishes
 from csproto.endpoint import GenerationTruncated, Usage
 from csproto.keywords import keyword_triage
 from csproto.orders import OrderApi
@@ -77,7 +77,9 @@ class ByHand:
         turn.triage = clean_json(raw) or keyword_triage(text)
         wire = raw if clean_json(raw) else turn.triage.to_wire()
         conversation.transcript += [Message("user", text), Message("assistant", wire)]
-        wishes, shown_at = [turn.triage], 0.0
+        facts = self.orders.facts(conversation.customer_id)
+        meant = as_meant(turn.triage, text, facts)
+        wishes, shown_at = [meant], 0.0
         while wishes:
             part = self._decide(
                 conversation, wishes.pop(0), f"{conversation.id}:{conversation.turns}:{len(turn.parts)}"
@@ -88,7 +90,10 @@ class ByHand:
             if not part.reply:
                 part.reply, part.fallback = wording.template(part.decision, conversation.language, part.facts), True
             conversation.transcript.append(Message("assistant", part.reply))
-            wishes += self._next(conversation, turn)
+            if len(turn.parts) == 1:
+                conversation.queue += further_wishes(meant, text, facts)
+            if conversation.queue and not conversation.state.waiting:
+                wishes.append(conversation.queue.pop(0))
         conversation.turns += 1
         conversation.save(self.orders.engine)
         turn.total_ms, turn.ttft_ms = (time.perf_counter() - began) * 1000, (shown_at - began) * 1000
@@ -117,11 +122,3 @@ class ByHand:
         brief = reply_program.brief(decision.action, decision.rule, conversation.language, shown)
         conversation.transcript.append(Message("system", brief))
         return Part(decision, shown)
-
-    def _next(self, conversation: Conversation, turn: Turn) -> list[Triage]:
-        """The message's further wishes, unless a question is open."""
-        if len(turn.parts) == 1:
-            conversation.queue += further_wishes(turn.triage, turn.text, self.orders.facts(conversation.customer_id))
-        if conversation.state.waiting or not conversation.queue:
-            return []
-        return [conversation.queue.pop(0)]

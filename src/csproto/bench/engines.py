@@ -12,8 +12,9 @@ import psutil
 import urllib3
 
 from csproto import settings
+from csproto.bench.machine import processes
 from csproto.errors import CsprotoError
-from csproto.server import Progress, Server, ServerFailed, gpu_name, read_state
+from csproto.server import Progress, Server, ServerFailed, bearer, gpu_name, read_state
 
 KV_TOKENS = 32_768
 BLOCK = 32  # tokens of a block of vLLM's cache: the smallest its CPU kernels are made for, so that the most is reused (its default is 128)
@@ -87,8 +88,7 @@ class Engine:
     def flush(self) -> None:
         """Empty the prefix cache; requests that are just ending are waited for. Raises ServerFailed when it does not come about."""
         path = "/reset_prefix_cache" if self.name == "vllm" else "/flush_cache"
-        key = self.admin_key or self.api_key
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        headers = bearer(self.admin_key or self.api_key)
         for _ in range(50):
             answer = urllib3.request("POST", self.base_url + path, headers=headers, timeout=60)
             if answer.status == 200 and b'"success":false' not in answer.data:
@@ -100,10 +100,7 @@ class Engine:
 
     def processes(self) -> list[psutil.Process]:
         """The server's processes; none for one that was not started here."""
-        if not self.server or not self.server.process:
-            return []
-        root = psutil.Process(self.server.process.pid)
-        return [root, *root.children(recursive=True)]
+        return processes(self.server) if self.server else []
 
     def idle_share(self, seconds: float = 2.0) -> float:
         """The share of one core that the server takes while it has nothing to do."""

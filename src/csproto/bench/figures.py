@@ -1,12 +1,14 @@
 """From what came of every turn to figures, and from figures of the same round to ratios with their intervals. Arithmetic only."""
 
 import math
-import random
 from collections.abc import Callable, Sequence
 from statistics import fmean
 from typing import Any
 
+import numpy as np
+
 from csproto.bench.load import Pass, Played
+from csproto.evaluate import bootstrap
 from csproto.reply import SentenceCutter, ungrounded
 from csproto.triage import Triage
 from csproto.turn import Part
@@ -17,11 +19,7 @@ Read = Callable[[str], Triage | None]
 
 def quantile(values: Sequence[float], share: float) -> float:
     """The value below which this share lies, interpolated linearly between neighbours (type 7 of Hyndman and Fan, 1996)."""
-    ordered = sorted(values)
-    place = share * (len(ordered) - 1)
-    low = math.floor(place)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
+    return float(np.quantile(values, share))
 
 
 def quantiles(values: Sequence[float]) -> dict[str, float] | None:
@@ -118,7 +116,5 @@ def ratio(pairs: Sequence[tuple[float, float]], seed: int = 0, draws: int = 10_0
     days or machines is not; of few pairs it is too narrow, so `n` stands beside it.
     """
     logs = [math.log(mine / theirs) for mine, theirs in pairs]
-    pick = random.Random(seed)
-    means = [fmean(pick.choices(logs, k=len(logs))) for _ in range(draws)]
-    middle, low, high = (round(math.exp(x), 4) for x in (fmean(logs), quantile(means, 0.025), quantile(means, 0.975)))
+    middle, low, high = (round(math.exp(x), 4) for x in (fmean(logs), *bootstrap(logs, np.mean, draws, seed)))
     return {"ratio": middle, "low": low, "high": high, "n": len(logs)}

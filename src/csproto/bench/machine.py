@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 
 from csproto import settings
-from csproto.server import gpu_name
+from csproto.server import Server, gpu_name
 
 PACKAGES = ("csproto", "sglang", "torch", "transformers", "xgrammar")
 NUMBERS = (
@@ -60,6 +60,14 @@ def _vllm_versions() -> dict[str, str]:
         ).stdout.split()
         return dict(zip(("vllm", "vllm_torch", "vllm_xgrammar"), words, strict=True))
     return {}
+
+
+def processes(server: Server) -> list[psutil.Process]:
+    """All of a server that was started here; none before it is."""
+    if not server.process:
+        return []
+    root = psutil.Process(server.process.pid)
+    return [root, *root.children(recursive=True)]
 
 
 def memory_mb(processes: Iterable[psutil.Process]) -> float | None:

@@ -1,1 +1,1 @@
-"""What the notebooks do, in modules that can be read and tested: each is named by the first line of the notebook's cell that needs it."""
+"""What the notebooks do, in modules that can be read and tested: each notebook imports those it needs in its first cell."""

@@ -4,7 +4,7 @@ import json
 import random
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -13,9 +13,10 @@ from pydantic import BaseModel, ValidationError
 
 from csproto.endpoint import Endpoint, EngineError
 from csproto.errors import CsprotoError
-from csproto.evaluate import SETS, Case, load_cases, wilson
+from csproto.evaluate import SETS, Case, bootstrap, load_cases, wilson
 from csproto.grammar import to_ebnf
-from csproto.transcript import clean, system_prompt
+from csproto.lessons.prefix import prompt_of
+from csproto.transcript import Message, clean, system_prompt
 from csproto.triage import Triage, canonical_order_id, grammar
 
 Constraint = Callable[[str], Mapping[str, object]]  # from a message to sampling parameters that constrain the answer
@@ -52,12 +53,8 @@ def sample(n: int, seed: int = 0) -> list[Case]:
 
 def prompt(endpoint: Endpoint, message: str) -> str:
     """What the model reads before it writes a triage: the text that the DSL's roles would put together."""
-    template = endpoint.chat_template
-    said = [
-        {"role": "system", "content": system_prompt(endpoint.model_name)},
-        {"role": "user", "content": clean(message)},
-    ]
-    return str(template.get_prompt(said)) + str(template.get_prefix_and_suffix("assistant", said)[0])
+    said = [Message("system", system_prompt(endpoint.model_name)), Message("user", clean(message))]
+    return prompt_of(endpoint, said)
 
 
 def complete(
@@ -155,16 +152,6 @@ def _share(name: str, hits: "pd.Series[bool]") -> dict[str, float]:
 def _estimate(name: str, values: "pd.Series[float]", statistic: Callable[..., float]) -> dict[str, float]:
     low, high = bootstrap(values, statistic)
     return {name: float(statistic(values)), f"{name} low": low, f"{name} high": high}
-
-
-def bootstrap(
-    values: Iterable[float], statistic: Callable[..., float], draws: int = 1000, seed: int = 0
-) -> tuple[float, float]:
-    """The 95 % percentile interval of a statistic (Efron 1979); `statistic` takes `axis`, as numpy's mean and median do."""
-    data = np.asarray(list(values), dtype=float)
-    picks = np.random.default_rng(seed).integers(0, len(data), size=(draws, len(data)))
-    low, high = np.quantile(statistic(data[picks], axis=1), [0.025, 0.975])
-    return float(low), float(high)
 
 
 # -- what a class of characters lets through, asked of the grammar library itself

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import psutil
 import urllib3
 
-from csproto.bench.machine import hardware, memory_mb
+from csproto.bench.machine import hardware, memory_mb, processes
 from csproto.endpoint import Endpoint
-from csproto.server import NoServer, Server, find
+from csproto.server import NoServer, Server, bearer, find
 from csproto.settings import DATA, MINI_MODEL, SGLANG_VERSION
 
 PROBES = ("/model_info", "/ready", "/health")
@@ -109,12 +108,11 @@ def _watch(server: Server, patience: float) -> pd.DataFrame:
 
 def _probe(base_url: str, api_key: str | None, launched_at: float) -> list[dict[str, Any]]:
     """The status each probe gives now; 0 while nobody listens."""
-    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
     rows = []
     for path in PROBES:
         asked = time.monotonic()
         try:
-            status = urllib3.request("GET", base_url + path, headers=headers, timeout=5.0, retries=False).status
+            status = urllib3.request("GET", base_url + path, headers=bearer(api_key), timeout=5.0, retries=False).status
         except urllib3.exceptions.HTTPError:
             status = 0
         ms = 1000 * (time.monotonic() - asked)
@@ -130,9 +128,7 @@ def first_answers(timeline: pd.DataFrame) -> pd.DataFrame:
 
 def held_mb(server: Server) -> float:
     """MiB that the server's processes hold together."""
-    assert server.process is not None, "start() first"
-    parent = psutil.Process(server.process.pid)
-    return memory_mb([parent, *parent.children(recursive=True)]) or 0.0
+    return memory_mb(processes(server)) or 0.0
 
 
 def understood(endpoint: Endpoint) -> pd.DataFrame:

@@ -1,6 +1,5 @@
 """The blog's pitfalls put to the test: a cache that mixes customers up, and a clock that is wrong. (The third, a grammar that hangs, is `extraction.compare`.)"""
 
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +11,7 @@ import pandas as pd
 from csproto.dialogue import DialogueState, decide
 from csproto.endpoint import Endpoint
 from csproto.lessons.prefix import Answer, ask, new_salt, prompt_of
+from csproto.lessons.probes import environment
 from csproto.orders import CustomerFacts
 from csproto.policy import default_rules
 from csproto.transcript import Message, system_prompt
@@ -88,11 +88,9 @@ def _decided(facts: CustomerFacts, order_id: str, now: datetime) -> tuple[str, s
 @contextmanager
 def _zone(name: str) -> Iterator[None]:
     """This process in another time zone, as a mounted `/etc/localtime` would have it."""
-    before = os.environ.get("TZ")
-    os.environ["TZ"] = name
-    time.tzset()
     try:
-        yield
+        with environment("TZ", name):
+            time.tzset()
+            yield
     finally:
-        os.environ.pop("TZ") if before is None else os.environ.update(TZ=before)
         time.tzset()

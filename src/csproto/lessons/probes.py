@@ -18,7 +18,7 @@ from csproto import settings
 from csproto.assistant import Assistant
 from csproto.endpoint import CallOptions, Endpoint, EngineError
 from csproto.errors import CsprotoError
-from csproto.server import Server, mask
+from csproto.server import Server, bearer, mask
 
 TOO_LONG = 150_000  # characters: more tokens than the usual contexts hold
 NOBODY = "http://127.0.0.1:9"  # the discard port
@@ -27,10 +27,10 @@ PATIENCE = 120.0  # seconds
 
 def engine_limits(endpoint: Endpoint) -> pd.DataFrame:
     """Run into each limit of a SGLang server once: the type of the error raised, and what it says."""
-    with _deaf() as deaf:
+    with deaf() as silent:
         probes: dict[str, Callable[[], Any]] = {
             "nobody at the address": lambda: Endpoint(NOBODY),
-            "silent for half a second": lambda: Endpoint(deaf, read_timeout=0.5),
+            "silent for half a second": lambda: Endpoint(silent, read_timeout=0.5),
             "another server's key": lambda: Endpoint(endpoint.base_url, "another server's key"),
             "prompt beyond the context": lambda: _generate(endpoint, "长" * TOO_LONG),
             "a grammar that is none": lambda: _generate(endpoint, "你好", ebnf="root ::= ("),
@@ -66,11 +66,9 @@ def _ask(endpoint: Endpoint, text: str, tokens: int, ebnf: str) -> None:
 
 
 @contextmanager
-def _deaf() -> Iterator[str]:
+def deaf() -> Iterator[str]:
     """The URL of somebody who accepts calls and never answers."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
@@ -145,14 +143,15 @@ def page_health(assistant: Assistant) -> pd.DataFrame:
 
     lost = Assistant(assistant.endpoint.with_options(CallOptions()), assistant.orders)
     lost.endpoint.base_url = NOBODY
-    with tempfile.TemporaryDirectory() as folder, _environment("CSPROTO_STATE", f"{folder}/none.json"):
+    with tempfile.TemporaryDirectory() as folder, environment("CSPROTO_STATE", f"{folder}/none.json"):
         answers = [TestClient(create_app(each)).get("/health") for each in (assistant, lost)]
     rows = [(answer.status_code, answer.json().get("reason", ""), answer.json()["versions"]) for answer in answers]
     return pd.DataFrame(rows, index=["the engine answers", "it is gone"], columns=["status", "reason", "versions"])
 
 
 @contextmanager
-def _environment(name: str, value: str) -> Iterator[None]:
+def environment(name: str, value: str) -> Iterator[None]:
+    """With an environment variable set to this, for this process; afterwards it is as it was."""
     before = os.environ.get(name)
     os.environ[name] = value
     try:
@@ -183,8 +182,7 @@ def doors(server: Server) -> pd.DataFrame:
 
 
 def _status(verb: str, url: str, key: str | None) -> int:
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
-    return urllib3.request(verb, url, headers=headers, timeout=30, retries=False).status
+    return urllib3.request(verb, url, headers=bearer(key), timeout=30, retries=False).status
 
 
 def metrics(base_url: str) -> dict[str, float]:

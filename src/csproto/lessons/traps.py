@@ -1,6 +1,5 @@
 """The traps of SGLang's frontend language, each sprung on the running server and then closed. What notebook 03 shows."""
 
-import socket
 import threading
 import warnings
 from collections.abc import Callable, Sequence
@@ -13,6 +12,7 @@ import pandas as pd
 from csproto.endpoint import Endpoint, EngineError
 from csproto.lessons.extraction import plain
 from csproto.lessons.frontend import asking
+from csproto.lessons.probes import deaf
 
 import sglang as sgl  # isort: skip  # after csproto.endpoint, which makes it importable on a CPU
 from sglang.lang.backend.runtime_endpoint import RuntimeEndpoint  # isort: skip
@@ -85,8 +85,7 @@ def _abort_in_a_stream(endpoint: Endpoint) -> Trap:
 
 
 def _no_time_out(endpoint: Endpoint) -> Trap:
-    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, and never says a word
-        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+    with deaf() as url:
         sprung = _hangs(lambda: RuntimeEndpoint(url))
         then, closed = _raised(lambda: Endpoint(url, read_timeout=0.5))
     happens = f"the call {WAITING if sprung else 'returns'}"

@@ -10,6 +10,7 @@ import urllib3
 
 from csproto.assistant import Assistant
 from csproto.panel.engine import engine_state
+from csproto.server import bearer
 
 KEPT = 5.0  # seconds an answer of the engine is believed
 PATIENCE = 10.0  # seconds an engine may take for one token
@@ -39,7 +40,7 @@ class Health:
         if not engine_state(self._assistant)["ok"]:
             return "The SGLang engine does not answer, or it is still starting."
         endpoint = self._assistant.endpoint
-        headers = {"Authorization": f"Bearer {endpoint.api_key}"} if endpoint.api_key else {}
+        headers = bearer(endpoint.api_key)
         try:
             response = urllib3.request(
                 "GET", f"{endpoint.base_url}/health", headers=headers, timeout=PATIENCE, retries=False
