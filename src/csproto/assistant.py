@@ -30,6 +30,10 @@ from csproto.turn import Decided, Done, Event, Part, Token, Triaged, Turn
 
 __all__ = ["Assistant", "Decided", "Done", "Event", "MessageRefused", "Part", "Token", "Triaged", "Turn"]
 
+READ_ALONG, UNREAD = (
+    4,
+    16,
+)  # tokens between two events of a stream: of a reply, shown by sentences; of a triage, which nobody reads along
 DECISIONS = 3  # how often a decision is taken again because its order has moved on meanwhile
 logger = logging.getLogger(__name__)
 
@@ -328,7 +332,7 @@ class _Run:
     def _backend(self, ebnf: str | None = None, on_text: Callable[[str], None] | None = None) -> Endpoint:
         salt = self.assistant._salt(self.conversation.customer_id)
         return self.assistant.endpoint.with_options(
-            CallOptions(ebnf=ebnf, cache_salt=salt, on_text=on_text, stop=self.stop, usage=self.usage)
+            CallOptions(ebnf, salt, on_text, self.stop, self.usage, READ_ALONG if on_text else UNREAD)
         )
 
     def _count(self, meta: Mapping[str, Any]) -> None:

@@ -119,6 +119,9 @@ class CallOptions:
     on_text: Callable[[str], None] | None = None  # called with each new piece of text
     stop: StopSignal | None = None
     usage: Usage = field(default_factory=Usage)
+    stream_interval: int = (
+        1  # tokens between two events of the stream; each event costs the server and us a fraction of a millisecond
+    )
 
 
 class Endpoint(RuntimeEndpoint):
@@ -163,7 +166,9 @@ class Endpoint(RuntimeEndpoint):
 
     def warm(self, text: str, cache_salt: str | None = None) -> None:
         """Compute the KV cache of a prompt prefix, so that the first message need not."""
-        body: dict[str, Any] = {"text": text, "sampling_params": {"max_new_tokens": 0}}
+        # Greedy: one request that is not turns every other one in its batch from an argmax to a sort of the vocabulary
+        # (sampling/sampling_batch_info.py, `merge_batch`), for as long as that batch goes on.
+        body: dict[str, Any] = {"text": text, "sampling_params": {"max_new_tokens": 0, "temperature": 0}}
         self.post("/generate", body | ({"cache_salt": cache_salt} if cache_salt else {}))
 
     # -- what the DSL calls
@@ -194,6 +199,8 @@ class Endpoint(RuntimeEndpoint):
         parameters = sampling_params.to_srt_kwargs()
         if self.options.ebnf:
             parameters["ebnf"] = self.options.ebnf
+        if self.options.stream_interval > 1:
+            parameters["stream_interval"] = self.options.stream_interval
         body: dict[str, Any] = {"text": s.text_, "sampling_params": parameters, "stream": True}
         if self.options.cache_salt:
             body["cache_salt"] = self.options.cache_salt

@@ -170,18 +170,24 @@ class Engine:
 
     def forward(self, ids: torch.Tensor, positions: torch.Tensor, batch: Any) -> Any:
         """Logits for sampling, as `model.forward` returns them."""
-        decode = batch.forward_mode.is_decode()
-        rows = batch.req_pool_indices
-        if not decode:
-            rows = torch.repeat_interleave(rows, batch.extend_seq_lens.to(torch.int64))
-        if decode and self.plain_logits and not batch.return_logprob and not batch.capture_hidden_mode.need_capture():
-            from sglang.srt.layers.logits_processor import LogitsProcessorOutput
+        from sglang.srt.layers.logits_processor import LogitsProcessorOutput
 
+        decode, rows = batch.forward_mode.is_decode(), batch.req_pool_indices
+        only_logits = self.plain_logits and not batch.return_logprob and not batch.capture_hidden_mode.need_capture()
+        if decode and only_logits:
             logits = torch.empty(len(ids), self.shape.vocab)
             self._run(ids, positions, rows, batch.out_cache_loc, None, logits)
             return LogitsProcessorOutput(next_token_logits=logits)
+        if not decode:
+            lengths = batch.extend_seq_lens.to(torch.int64)
+            rows = torch.repeat_interleave(rows, lengths)
         hidden = torch.empty(len(ids), self.shape.hidden, dtype=self.dtype)
         self._run(ids, positions, rows, batch.out_cache_loc, hidden, None)
+        if only_logits:
+            last = hidden[torch.cumsum(lengths, 0) - 1]
+            logits = torch.empty(len(last), self.shape.vocab)
+            self.library.head(ctypes.byref(self.shape), last.data_ptr(), len(last), logits.data_ptr())
+            return LogitsProcessorOutput(next_token_logits=logits)
         return self.model.logits_processor(ids, hidden, self.model.lm_head, batch)
 
     def _run(

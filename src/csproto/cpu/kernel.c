@@ -214,6 +214,76 @@ static void dots(const elem *const *x, int m_count, const elem *const *w, int n_
     }
 }
 
+#if DOT_BF16
+/* Many rows of x: a row in each lane. Nothing is summed across lanes, and w is read one pair of numbers at a time, which goes to all lanes. */
+enum { WIDE = 16, ENOUGH = 10 }; /* from so many rows on, idle lanes and all, it is faster than the tiles above */
+
+static inline void transpose(__m512 a[16]) {
+    __m512 b[16];
+    for (int i = 0; i < 8; i++) b[2 * i] = _mm512_unpacklo_ps(a[2 * i], a[2 * i + 1]), b[2 * i + 1] = _mm512_unpackhi_ps(a[2 * i], a[2 * i + 1]);
+    for (int i = 0; i < 16; i += 4)
+        for (int j = 0; j < 2; j++) {
+            __m512d x = (__m512d)b[i + j], y = (__m512d)b[i + 2 + j];
+            a[i + 2 * j] = (__m512)_mm512_unpacklo_pd(x, y), a[i + 2 * j + 1] = (__m512)_mm512_unpackhi_pd(x, y);
+        }
+    for (int i = 0; i < 4; i++) {
+        __m512 x = _mm512_shuffle_f32x4(a[i], a[4 + i], 0x88), y = _mm512_shuffle_f32x4(a[8 + i], a[12 + i], 0x88);
+        __m512 z = _mm512_shuffle_f32x4(a[i], a[4 + i], 0xdd), v = _mm512_shuffle_f32x4(a[8 + i], a[12 + i], 0xdd);
+        b[i] = _mm512_shuffle_f32x4(x, y, 0x88), b[8 + i] = _mm512_shuffle_f32x4(x, y, 0xdd);
+        b[4 + i] = _mm512_shuffle_f32x4(z, v, 0x88), b[12 + i] = _mm512_shuffle_f32x4(z, v, 0xdd);
+    }
+    for (int i = 0; i < 16; i++) a[i] = b[i];
+}
+
+/* pairs[i]: numbers 2 i and 2 i + 1 of each row; zeros for rows and numbers that are not there. */
+static void pack(const elem *const *x, int rows, int k, __m512 *pairs) {
+    for (int at = 0; at < k; at += 32) {
+        __mmask32 mask = k - at >= 32 ? 0xffffffffu : (1u << (k - at)) - 1;
+        __m512 *block = pairs + at / 2;
+        for (int i = 0; i < WIDE; i++) block[i] = i < rows ? (__m512)_mm512_maskz_loadu_epi16(mask, x[i] + at) : _mm512_setzero_ps();
+        transpose(block);
+    }
+}
+
+/* out[m * stride + n] for up to 16 rows, packed. k is even. */
+static void wide(const __m512 *pairs, int m_count, const elem *const *w, int n_count, int k, float *out, int stride) {
+    for (int n = 0; n < n_count; n += WIDE) {
+        __m512 acc[WIDE];
+        int count = n_count - n < WIDE ? n_count - n : WIDE;
+        for (int half = 0; half < WIDE; half += 8) {
+            __m512 a[8];
+            const elem *row[8];
+            for (int i = 0; i < 8; i++) a[i] = _mm512_setzero_ps(), row[i] = w[n + (half + i < count ? half + i : 0)];
+            for (int at = 0; at < k; at += 2) {
+                __m512bh x = (__m512bh)pairs[at / 2];
+                for (int i = 0; i < 8; i++) {
+                    int32_t pair;
+                    memcpy(&pair, row[i] + at, sizeof pair);
+                    a[i] = _mm512_dpbf16_ps(a[i], x, (__m512bh)_mm512_set1_epi32(pair));
+                }
+            }
+            for (int i = 0; i < 8; i++) acc[half + i] = a[i];
+        }
+        transpose(acc);
+        __mmask16 mask = (1u << count) - 1;
+        for (int m = 0; m < m_count; m++) _mm512_mask_storeu_ps(out + m * (long)stride + n, mask, acc[m]);
+    }
+}
+#endif
+
+/* As `dots`, for up to 16 rows of x against many rows of w. */
+static void product_rows(const elem *const *x, int m_count, const elem *const *w, int n_count, int k, float *out, int stride) {
+#if DOT_BF16
+    if (m_count >= ENOUGH && k % 2 == 0) {
+        __m512 pairs[(k + 31) / 32 * 16];
+        pack(x, m_count, k, pairs);
+        wide(pairs, m_count, w, n_count, k, out, stride);
+        return;
+    }
+#endif
+    dots(x, m_count, w, n_count, k, out, stride);
+}
+
 /* ---- the model ---- */
 
 typedef struct {
@@ -239,13 +309,13 @@ typedef struct {
 } batch_t;
 
 /* tokens that go through the layers together; rows of x at a time: they stay in the first-level cache; bytes of weights in a task */
-enum { STEP = 256, ROWS = 24, BYTES = 48 << 10 };
+enum { STEP = 256, ROWS = 16, BYTES = 48 << 10 };
 
 typedef struct {
     const model_t *model;
     batch_t batch; /* at most STEP tokens of the caller's */
     const layer_t *layer;
-    elem *residual, *normed, *qkv, *attended, *act, *out;
+    elem *residual, *normed, *qkv, *attended, *act, *out, *weights;
     float *scores;
     int block;      /* tokens per task in attention */
     /* the current product */
@@ -269,7 +339,7 @@ static void product_task(void *argument, int task, int thread) {
     for (int64_t at = 0; at < p->batch.tokens; at += ROWS) {
         int rows = p->batch.tokens - at < ROWS ? (int)(p->batch.tokens - at) : ROWS;
         for (int i = 0; i < rows; i++) x[i] = p->x + (at + i) * p->k;
-        dots(x, rows, w, count, p->k, y, 256);
+        product_rows(x, rows, w, count, p->k, y, 256);
         for (int i = 0; i < rows; i++) {
             if (p->logits) {
                 float *to = p->logits + (at + i) * p->n + from;
@@ -300,7 +370,7 @@ static void gate_up_task(void *argument, int task, int thread) {
     for (int64_t at = 0; at < p->batch.tokens; at += ROWS) {
         int rows = p->batch.tokens - at < ROWS ? (int)(p->batch.tokens - at) : ROWS;
         for (int i = 0; i < rows; i++) x[i] = p->x + (at + i) * p->k;
-        dots(x, rows, w, 2 * count, p->k, y, 512);
+        product_rows(x, rows, w, 2 * count, p->k, y, 512);
         for (int i = 0; i < rows; i++) {
             elem *to = p->y + (at + i) * p->n + from;
             for (int j = 0; j < count; j++) {
@@ -363,45 +433,87 @@ static void rope_task(void *argument, int t, int thread) {
     memcpy(p->layer->values + to, row + (q + kv) * d, kv * d * sizeof(elem));
 }
 
+/* weights[j] = e^((s[j] - max) scale), rounded as PyTorch's attention does it, after the sum; returns one over the sum. Room for one more weight, which is 0. */
+static float softmax(float *s, int length, float scale, elem *weights) {
+    float tops[LANES], top, total = 0;
+    for (int i = 0; i < LANES; i++) tops[i] = s[0];
+    int at = 0;
+    for (; at + LANES <= length; at += LANES)
+        for (int i = 0; i < LANES; i++) tops[i] = s[at + i] > tops[i] ? s[at + i] : tops[i];
+    for (int i = 0; at + i < length; i++) tops[i] = s[at + i] > tops[i] ? s[at + i] : tops[i];
+    top = tops[0];
+    for (int i = 1; i < LANES; i++) top = tops[i] > top ? tops[i] : top;
+    for (int j = 0; j < length; j++) total += s[j] = exponential((s[j] - top) * scale);
+    for (int j = 0; j < length; j++) weights[j] = put(s[j]);
+    weights[length] = 0;
+    return 1.f / total;
+}
+
+/* sum[g * d + i]: the values of `length` positions by the weights of up to four heads, which lie `stride` apart. */
+static void blend(const elem *values, const int32_t *slots, int width, int length, const elem *weights, int64_t stride, int heads, int d, float *sum) {
+    memset(sum, 0, heads * d * sizeof *sum);
+    int i = 0;
+#if DOT_BF16
+    for (; i + 64 <= d; i += 64) { /* two positions at a time: their values side by side, as their weights are */
+        __m512 acc[4][4];
+        const elem *w[4];
+        for (int g = 0; g < 4; g++) {
+            w[g] = weights + (g < heads ? g : 0) * stride;
+            for (int n = 0; n < 4; n++) acc[g][n] = _mm512_setzero_ps();
+        }
+        for (int j = 0; j < length; j += 2) {
+            const elem *first = values + (int64_t)slots[j] * width + i, *second = values + (int64_t)slots[j + 1 < length ? j + 1 : j] * width + i;
+            __m512i a = _mm512_loadu_si512(first), b = _mm512_loadu_si512(first + 32), c = _mm512_loadu_si512(second), e = _mm512_loadu_si512(second + 32);
+            __m512bh v[4] = {(__m512bh)_mm512_unpacklo_epi16(a, c), (__m512bh)_mm512_unpackhi_epi16(a, c),
+                             (__m512bh)_mm512_unpacklo_epi16(b, e), (__m512bh)_mm512_unpackhi_epi16(b, e)};
+            for (int g = 0; g < 4; g++) {
+                int32_t pair;
+                memcpy(&pair, w[g] + j, sizeof pair);
+                for (int n = 0; n < 4; n++) acc[g][n] = _mm512_dpbf16_ps(acc[g][n], v[n], (__m512bh)_mm512_set1_epi32(pair));
+            }
+        }
+        for (int g = 0; g < heads; g++)
+            for (int n = 0; n < 4; n++) { /* lane 4 q + r of an unpacked half holds number 8 q + 4 (n % 2) + r */
+                float lanes[16], *to = sum + g * d + i + n / 2 * 32 + n % 2 * 4;
+                _mm512_storeu_ps(lanes, acc[g][n]);
+                for (int l = 0; l < 16; l++) to[l / 4 * 8 + l % 4] = lanes[l];
+            }
+    }
+#endif
+    for (int j = 0; i < d && j < length; j++)
+        for (int g = 0; g < heads; g++) {
+            const elem *v = values + (int64_t)slots[j] * width;
+            float weight = get(weights[g * stride + j]), *to = sum + g * d;
+            for (int n = i; n < d; n++) to[n] += weight * get(v[n]);
+        }
+}
+
 /* one token, the query heads that share one key head */
 static void attend(pass_t *p, int64_t t, int h, int thread) {
     const model_t *m = p->model;
     const batch_t *b = &p->batch;
     const int d = (int)m->head_dim, group = (int)(m->heads / m->kv_heads), width = (int)(m->kv_heads * m->head_dim);
-    const int64_t row = (m->heads + 2 * m->kv_heads) * d;
+    const int64_t row = (m->heads + 2 * m->kv_heads) * d, stride = m->max_context + 1;
     const int length = (int)b->positions[t] + 1; /* what this token may see, itself included */
     const int32_t *slots = b->req_to_token + b->rows[t] * b->row_stride;
-    const int stride = (int)m->max_context;
-    float *scores = p->scores + (int64_t)thread * group * stride;
-    const elem *q[group], *k[64];
-    for (int g = 0; g < group; g++) q[g] = p->qkv + t * row + (h * group + g) * d;
-    for (int at = 0; at < length; at += 64) {
-        int count = length - at < 64 ? length - at : 64;
-        for (int j = 0; j < count; j++) k[j] = p->layer->keys + (int64_t)slots[at + j] * width + h * d;
-        dots(q, group, k, count, d, scores + at, stride);
-    }
-    float factor[group], sum[group * d];
-    memset(sum, 0, sizeof sum);
+    float *scores = p->scores + thread * stride, factor[group], sum[4 * d];
+    elem *weights = p->weights + thread * group * stride;
     for (int g = 0; g < group; g++) {
-        float *s = scores + (int64_t)g * stride, top = s[0], total = 0;
-        for (int j = 1; j < length; j++) top = s[j] > top ? s[j] : top;
-        for (int j = 0; j < length; j++) total += s[j] = exponential((s[j] - top) * m->scale);
-        for (int j = 0; j < length; j++) s[j] = rounded(s[j]); /* as PyTorch's attention does, after the sum */
-        factor[g] = 1.f / total;
-    }
-    for (int j = 0; j < length; j += 4) {
-        const elem *v[4];
-        int count = length - j < 4 ? length - j : 4;
-        for (int i = 0; i < 4; i++) v[i] = p->layer->values + (int64_t)slots[j + (i < count ? i : 0)] * width + h * d;
-        for (int g = 0; g < group; g++) {
-            const float *s = scores + (int64_t)g * stride + j;
-            float s0 = s[0], s1 = count > 1 ? s[1] : 0, s2 = count > 2 ? s[2] : 0, s3 = count > 3 ? s[3] : 0, *to = sum + g * d;
-            for (int i = 0; i < d; i++) to[i] += s0 * get(v[0][i]) + s1 * get(v[1][i]) + s2 * get(v[2][i]) + s3 * get(v[3][i]);
+        const elem *q = p->qkv + t * row + (h * group + g) * d, *k[64];
+        for (int at = 0; at < length; at += 64) {
+            int count = length - at < 64 ? length - at : 64;
+            for (int j = 0; j < count; j++) k[j] = p->layer->keys + (int64_t)slots[at + j] * width + h * d;
+            dots(&q, 1, k, count, d, scores + at, 0);
         }
+        factor[g] = softmax(scores, length, m->scale, weights + g * stride);
     }
-    for (int g = 0; g < group; g++) {
-        elem *to = p->attended + (t * m->heads + h * group + g) * d;
-        for (int i = 0; i < d; i++) to[i] = put(sum[g * d + i] * factor[g]);
+    for (int from = 0; from < group; from += 4) {
+        int heads = group - from < 4 ? group - from : 4;
+        blend(p->layer->values + h * d, slots, width, length, weights + from * stride, stride, heads, d, sum);
+        for (int g = 0; g < heads; g++) {
+            elem *to = p->attended + (t * m->heads + h * group + from + g) * d;
+            for (int i = 0; i < d; i++) to[i] = put(sum[g * d + i] * factor[from + g]);
+        }
     }
 }
 
@@ -442,7 +554,7 @@ static void layers(pass_t *p) {
 /* Bytes of scratch memory `forward` needs. */
 int64_t scratch_bytes(const model_t *m) {
     int64_t row = 3 * m->hidden + (2 * m->heads + 2 * m->kv_heads) * m->head_dim + m->inter;
-    return STEP * row * (int64_t)sizeof(elem) + pool.threads * (m->heads / m->kv_heads) * m->max_context * 4 + 16 * 64;
+    return STEP * row * (int64_t)sizeof(elem) + pool.threads * (m->max_context + 1) * (4 + m->heads / m->kv_heads * (int64_t)sizeof(elem)) + 16 * 64;
 }
 
 static void *take(char **at, int64_t bytes) {
@@ -461,7 +573,8 @@ void forward(const model_t *m, const batch_t *b, char *scratch) {
     p.qkv = take(&scratch, STEP * (m->heads + 2 * m->kv_heads) * m->head_dim * e);
     p.attended = take(&scratch, STEP * m->heads * m->head_dim * e);
     p.act = take(&scratch, STEP * m->inter * e);
-    p.scores = take(&scratch, 0);
+    p.scores = take(&scratch, pool.threads * (m->max_context + 1) * 4);
+    p.weights = take(&scratch, 0);
     workers(1);
     for (int64_t from = 0; from < b->tokens; from += STEP) { /* later tokens find the earlier ones in the cache */
         p.batch = *b;
@@ -472,5 +585,13 @@ void forward(const model_t *m, const batch_t *b, char *scratch) {
         if (b->logits) product(&p, p.normed, m->head, 0, 0, b->logits + from * m->vocab, (int)m->hidden, (int)m->vocab);
         if (b->hidden) memcpy(b->hidden + from * m->hidden, p.normed, p.batch.tokens * m->hidden * e);
     }
+    workers(0);
+}
+
+/* Logits of rows that `forward` gave: in a prefill only the last one of each request is wanted. */
+void head(const model_t *m, const elem *hidden, int64_t rows, float *logits) {
+    pass_t p = {.model = m, .batch = {.tokens = rows}};
+    workers(1);
+    product(&p, hidden, m->head, 0, 0, logits, (int)m->hidden, (int)m->vocab);
     workers(0);
 }

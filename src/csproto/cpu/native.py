@@ -66,6 +66,8 @@ def load(bfloat16: bool) -> ctypes.CDLL | None:
     library.scratch_bytes.restype = ctypes.c_int64
     library.forward.argtypes = [ctypes.POINTER(Model), ctypes.POINTER(Batch), Pointer]
     library.forward.restype = None
+    library.head.argtypes = [ctypes.POINTER(Model), Pointer, ctypes.c_int64, Pointer]
+    library.head.restype = None
     return library
 
 
