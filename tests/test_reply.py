@@ -287,6 +287,9 @@ FACTS = {
         ("It arrives tomorrow.", "tomorrow"),
         ("It arrives next week.", "next week"),
         ("It leaves on Monday.", "Monday"),
+        # a number that is known, and one time too many
+        ("订单123456是123456。", "123456 stands in it twice"),
+        ("Order 123456 of order,123456 is paid.", "123456 stands in it twice"),
     ],
 )
 def test_invented_figures_do_not_pass(text: str, part: str) -> None:

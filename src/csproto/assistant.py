@@ -30,10 +30,6 @@ from csproto.turn import Decided, Done, Event, Part, Token, Triaged, Turn
 
 __all__ = ["Assistant", "Decided", "Done", "Event", "MessageRefused", "Part", "Token", "Triaged", "Turn"]
 
-READ_ALONG, UNREAD = (
-    4,
-    16,
-)  # tokens between two events of a stream: of a reply, shown by sentences; of a triage, which nobody reads along
 DECISIONS = 3  # how often a decision is taken again because its order has moved on meanwhile
 logger = logging.getLogger(__name__)
 
@@ -331,9 +327,8 @@ class _Run:
 
     def _backend(self, ebnf: str | None = None, on_text: Callable[[str], None] | None = None) -> Endpoint:
         salt = self.assistant._salt(self.conversation.customer_id)
-        return self.assistant.endpoint.with_options(
-            CallOptions(ebnf, salt, on_text, self.stop, self.usage, READ_ALONG if on_text else UNREAD)
-        )
+        every = settings.READ_ALONG if on_text else settings.UNREAD
+        return self.assistant.endpoint.with_options(CallOptions(ebnf, salt, on_text, self.stop, self.usage, every))
 
     def _count(self, meta: Mapping[str, Any]) -> None:
         """How much of what this conversation had computed was reused by one call; the last token of an output has no KV entry yet."""

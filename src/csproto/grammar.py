@@ -27,10 +27,12 @@ _CLASS_PATTERN = re.compile(r"^\^(\[(?:[^\]\\]|\\.)+\])\{(\d+),(\d+)\}\$$")
 
 
 SPAN_CHARACTERS = 160  # of a message that a copied field may draw on: one small rule each
-# Where a copied text neither begins nor ends: inside a word or a number (100号 is not cut to 10), beside a house number (22 Baker Lane is not cut to Baker Lane).
+# Where a copied text neither begins nor ends: inside a word or a number (100号 is not cut to 10), between a number and what it counts
+# (501室 is not cut to 501), beside a house number (22 Baker Lane is not cut to Baker Lane).
 WITHIN = re.compile(r"(?<=[0-9A-Za-z])(?=[0-9A-Za-z])")
 AFTER_NUMBER = re.compile(r"(?<![0-9A-Za-z-])(?<!\d )\d{1,4}[A-Za-z]? (?=[A-Za-z])")
 BEFORE_NUMBER = re.compile(r"(?<=[\u3400-\u9fff])\d{1,4}(?![0-9A-Za-z])")
+BEFORE_UNIT = re.compile(r"(?<=[0-9A-Za-z])(?:[室号號楼樓层層栋棟幢座弄巷]|单元|單元)")
 
 
 @dataclass(frozen=True)
@@ -175,7 +177,7 @@ def _add_spans(message: str, rules: dict[str, str]) -> None:
     edges = [place for place in range(len(text) + 1) if not WITHIN.match(text, place)]
     after_number = {match.end() for match in AFTER_NUMBER.finditer(text)}
     starts = [place for place in edges if place not in after_number]
-    ends = {place for place in edges if not BEFORE_NUMBER.match(text, place)}
+    ends = {place for place in edges if not BEFORE_NUMBER.match(text, place) and not BEFORE_UNIT.match(text, place)}
     rules["span"] = " | ".join(f"span_{place}" for place in starts)
     for place, character in enumerate(text):
         ways = ['""'] if place in ends else []

@@ -24,6 +24,7 @@ MEASURE = re.compile(
     re.I,
 )
 DIGITS = re.compile(r"[0-9A-Za-z]*\d[0-9A-Za-z]*")
+LONG = 5  # characters of an order or parcel number: a sentence that says one twice has lost its thread
 PRICE = re.compile(r"[¥$]\s*([\d.,]*\d)")
 MONTH = re.compile(rf"(?<=\d )(?:{'|'.join(MONTHS)})|(?:{'|'.join(MONTHS)})(?= \d)")
 
@@ -177,14 +178,16 @@ def _values(facts: Mapping[str, str]) -> list[str]:
 def ungrounded(sentence: str, rule: str, language: str, facts: Mapping[str, str]) -> str | None:
     """Why a sentence may not be shown under a rule, or None when all it says is covered by the facts.
 
-    Checked: every run of digits stands in the facts as a whole; number words with a unit likewise; claims (approval, refusal, cancellation, refund,
+    Checked: every run of digits stands in the facts as a whole, a long one once in the sentence; number words with a unit likewise; claims (approval, refusal, cancellation, refund,
     compensation, links and the like) are licensed by the rule; the language is the customer's.
     """
     plain, values = _plain(sentence), [_plain(value) for value in facts.values()]
-    known = set(DIGITS.findall(" ".join(values)))
-    for number in DIGITS.findall(plain):
+    known, numbers = set(DIGITS.findall(" ".join(values))), DIGITS.findall(plain)
+    for number in numbers:
         if number not in known:
             return f"the number {number} is not in the facts"
+        if len(number) >= LONG and numbers.count(number) > 1:
+            return f"the number {number} stands in it twice"
     without_facts = plain
     for value in sorted(values, key=len, reverse=True):
         without_facts = without_facts.replace(value, " ")

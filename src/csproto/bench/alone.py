@@ -9,6 +9,7 @@ from typing import Any
 
 import urllib3
 
+from csproto import settings
 from csproto.bench.engines import Engine
 from csproto.errors import CsprotoError
 from csproto.server import bearer
@@ -52,5 +53,10 @@ def _request(engine: Engine, model: str, ids: list[int]) -> tuple[str, dict[str,
         limits = {"max_tokens": OUTPUT, "temperature": 0, "ignore_eos": True}
         options = {"stream": True, "stream_options": {"include_usage": True}}
         return "/v1/completions", {"model": model, "prompt": ids, **limits, **options}
-    parameters = {"max_new_tokens": OUTPUT, "temperature": 0, "ignore_eos": True}
+    parameters = {
+        "max_new_tokens": OUTPUT,
+        "temperature": 0,
+        "ignore_eos": True,
+        "stream_interval": settings.READ_ALONG,
+    }
     return "/generate", {"input_ids": ids, "sampling_params": parameters, "stream": True}

@@ -15,12 +15,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from csproto import reply as reply_program
+from csproto import settings, wording
 from csproto import triage as triage_program
-from csproto import wording
 from csproto.bench.clients import TimedEndpoint
 from csproto.conversation import Conversation
 from csproto.dialogue import as_meant, decide, further_wishes
-from csproto.endpoint import GenerationTruncated, Usage
+from csproto.endpoint import CallOptions, GenerationTruncated, Usage
 from csproto.keywords import keyword_triage
 from csproto.orders import OrderApi
 from csproto.transcript import Message, clean, system_prompt
@@ -59,7 +59,8 @@ class ByHand:
     """An assistant without grammar and check. Opened and asked like `csproto.assistant.Assistant`."""
 
     def __init__(self, endpoint: TimedEndpoint, orders: OrderApi, now: datetime) -> None:
-        self.endpoint, self.orders, self.now = endpoint, orders, now
+        self.endpoint = endpoint.with_options(CallOptions(stream_interval=settings.READ_ALONG))
+        self.orders, self.now = orders, now
         self.prompt = system_prompt(endpoint.model_name)
 
     def open(self, customer_id: str) -> Conversation:

@@ -55,6 +55,7 @@ class Vllm(Server):
             "num-gpu-blocks-override": KV_TOKENS // BLOCK,
             "kv-cache-memory-bytes": 2**30,  # only what is looked at before the override
             "generation-config": "vllm",
+            "stream-interval": settings.READ_ALONG,  # as many tokens to an event as the assistant asks SGLang for
             "uvicorn-log-level": "warning",
         }
         words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]

@@ -27,10 +27,12 @@ class AnyCpuPlatform(CpuSRTPlatform):
         attention_backend: arg_groups/platform_hook.py, `handle_cpu_backends`, has asked for AMX by now, which no wheel brings. Naming `torch_native`
         on the command line keeps that, and turns the C kernel off. disable_overlap_schedule: managers/scheduler.py, `event_loop_overlap`, handles the
         result of a step only after the next one, which on a CPU is finished by then: later first tokens, and a step for nothing at the end of a request.
-        sleep_on_idle: `init_idle_sleeper`; without it the scheduler keeps a core busy asking for requests.
+        sleep_on_idle: `init_idle_sleeper`; without it the scheduler keeps a core busy asking for requests. enable_mixed_chunk: a new prompt goes through the
+        model together with the next tokens of the others, in place of a pass of its own that they wait for (`_get_new_batch_prefill_raw`).
         """
         if server_args.attention_backend in (None, "intel_amx"):
             server_args.attention_backend = ATTENTION
+            server_args.enable_mixed_chunk = True
         server_args.disable_overlap_schedule = True
         server_args.sleep_on_idle = True
 
