@@ -417,6 +417,29 @@ def test_an_own_order_that_is_named_is_meant(text: str, copied: str, order_id: s
     assert meant.order_id == order_id
 
 
+@pytest.mark.parametrize(
+    ("text", "intent", "order_id"),
+    [
+        ("衬衫123456我要退货", I.RETURN_EXCHANGE, "123456"),
+        ("where is 5519283304", I.ORDER_STATUS, "5519283304"),
+        ("123456和654321都要退", I.RETURN_EXCHANGE, ""),  # which of the two, nobody knows
+        ("运单号SF1460092837715 走到哪了", I.ORDER_STATUS, ""),  # a parcel's
+        ("hurry, my number is 07700 900417", I.URGE_SHIPMENT, ""),  # a telephone's
+        ("税号9132050500 开票", I.INVOICE, ""),
+    ],
+)
+def test_a_number_is_not_passed_over_for_an_order_of_ones_own(text: str, intent: I, order_id: str) -> None:
+    assert as_meant(says(intent), text, customer(PAID)).order_id == order_id
+
+
+def test_a_change_of_heart_about_a_cancellation_is_asked_about_again() -> None:
+    steps = talk(
+        customer(PAID), CANCEL, says(I.CANCEL_ORDER, Act.DENY), says(I.CANCEL_ORDER, Act.DENY, order_id=PAID.id)
+    )
+    assert [s.decision.rule for s in steps] == ["cancel.confirm", "pending.dropped", "cancel.confirm"]
+    assert not steps[-1].decision.write
+
+
 def test_an_order_that_is_named_as_the_wrong_one_is_not_meant() -> None:
     assert as_meant(says(I.CANCEL_ORDER, Act.CORRECT), "不是100001", customer(PAID, SENT)).order_id == ""
 

@@ -1,5 +1,6 @@
 """The endpoint against the real server: typed errors, time-outs, stopping; and the DSL's traps, raw and closed."""
 
+import json
 import socket
 import threading
 import time
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import sglang as sgl
 from sglang.lang.backend.runtime_endpoint import RuntimeEndpoint
+from tokenizers import Tokenizer
 
 from csproto.endpoint import (
     CallOptions,
@@ -22,6 +24,7 @@ from csproto.endpoint import (
     Usage,
     WrongKey,
 )
+from csproto.settings import MINI_MODEL
 from csproto.triage import grammar
 
 
@@ -44,6 +47,14 @@ def test_a_grammar_reaches_the_server_and_figures_come_back(endpoint) -> None:
     assert usage.model_calls == 1
     assert usage.prompt_tokens > usage.cached_tokens >= 0
     assert usage.completion_tokens > 0
+
+
+@pytest.mark.parametrize("text", ["订单5519283304还没到", "where is order 901234?", "ﾊｰﾌ ＡＢＣ１２３ é", "a  b\n\nc"])
+def test_the_server_reads_text_as_the_model_was_taught_to(endpoint, text: str) -> None:
+    """Transformers replaces the rules of tokenizer.json for some architectures: the model then sees tokens in an order it never learnt."""
+    answer = json.loads(endpoint.post("/generate", {"text": text, "sampling_params": {"max_new_tokens": 1}}))
+    ids = Tokenizer.from_file(str(MINI_MODEL / "tokenizer.json")).encode(text).ids
+    assert answer["meta_info"]["prompt_tokens"] == len(ids)
 
 
 def test_truncation_is_an_error_and_never_half_a_json(endpoint) -> None:

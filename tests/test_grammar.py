@@ -102,7 +102,11 @@ def test_every_triage_can_be_written_and_read_back(triage: Triage) -> None:
         ('a "quoted\\\n line', '{"intent":"other","reason":"quoted"}', True),
         ('a "quoted\\\n line', '{"intent":"other","reason":"quoted\\"}', False),
         ("寄到珞喻路100号", '{"intent":"change_address","address":"珞喻路100号"}', True),
-        ("寄到珞喻路100号", '{"intent":"change_address","address":"珞喻路100"}', False),  # nor is a number cut from what it counts
+        (
+            "寄到珞喻路100号",
+            '{"intent":"change_address","address":"珞喻路100"}',
+            False,
+        ),  # nor is a number cut from what it counts
         ("寄到珞喻路100号", '{"intent":"change_address","address":"珞喻路10"}', False),
         ("send to 14 Elm St", '{"intent":"change_address","address":"4 Elm St"}', False),
         ("send to 14 Elm St", '{"intent":"change_address","address":"14 Elm S"}', False),
@@ -186,6 +190,9 @@ def test_a_telephone_number_is_no_candidate(phone: str) -> None:
         ("please don't do it", {"ask", "deny", "correct"}),
         ("没问题", {"ask", "confirm", "deny", "correct"}),
         ("yes, I don't need it", {"ask", "confirm", "deny", "correct"}),
+        ("是的 取消", {"ask", "confirm", "deny", "correct"}),
+        ("唉 我家猫又吐了", {"ask", "deny", "correct"}),  # nor is what agrees to nothing
+        ("is it raining there", {"ask", "deny", "correct"}),
     ],
 )
 def test_nothing_that_denies_can_be_a_yes(text: str, acts: set[str]) -> None:

@@ -9,7 +9,7 @@ from csproto.address import corrected
 from csproto.orders import CustomerFacts, OrderView
 from csproto.policy import APPLIES, Case, Decision, Rules, Waiting, Wish, default_rules
 from csproto.transcript import clean
-from csproto.triage import Act, Intent, Triage
+from csproto.triage import Act, Intent, Triage, plain_numbers
 
 NEEDS_NO_ORDER = {Intent.COMPLAINT, Intent.HUMAN_AGENT, Intent.OTHER}
 DIGRESSIONS = {
@@ -19,6 +19,14 @@ DIGRESSIONS = {
     Intent.OTHER,
 }  # they change nothing, so what is open stays open
 
+# Wishes in which a plain number can be little else than an order; an invoice has tax numbers, a delivery telephones, a payment amounts.
+ABOUT_AN_ORDER = {
+    Intent.RETURN_EXCHANGE,
+    Intent.REFUND_STATUS,
+    Intent.ORDER_STATUS,
+    Intent.CANCEL_ORDER,
+    Intent.URGE_SHIPMENT,
+}
 
 CLAUSE = 120  # characters of a clause that are kept for a human
 CLAUSE_END = re.compile(
@@ -76,12 +84,15 @@ def _merged(triage: Triage, state: DialogueState) -> Wish:
 def as_meant(triage: Triage, text: str, facts: CustomerFacts, rules: Rules | None = None) -> Triage:
     """The triage with what the message itself settles, however little of it the model copied.
 
-    An order of the customer's own that the message names, alone of them all, is the one it is about. A reason is read in its whole clause: in
+    An order of the customer's own that the message names, alone of them all, is the one it is about; so is the only plain number, which may be no order of
+    theirs at all: it is not passed over for one that is. A reason is read in its whole clause: in
     "no quality problem, I just don't want it" the two words "quality problem" are no fault. For a return without a reason it is the first clause that says
     what is broken; the bare word "quality", which every rule and so every forged decision has, does not.
     """
     text = clean(text)
     named = [o.id for o in facts.orders if _names(text, o.id)] if triage.act is not Act.CORRECT else []
+    if not named and triage.intent in ABOUT_AN_ORDER and triage.act is Act.ASK:
+        named = plain_numbers(text)
     order_id = triage.order_id or (named[0] if len(named) == 1 else "")
     reason = _clause(triage.reason, text)
     if triage.intent is Intent.RETURN_EXCHANGE and not reason:
@@ -159,6 +170,10 @@ class _Desk:
         means_it = triage.intent in (Intent.RETURN_EXCHANGE, Intent.CANCEL_ORDER, Intent.OTHER)
         if order and order.refund == "requested" and means_it and (about_return or triage.intent is not Intent.OTHER):
             return self.run(Wish(Intent.RETURN_EXCHANGE, order.id, withdraw=True))
+        if (
+            triage.order_id and triage.intent is Intent.CANCEL_ORDER
+        ):  # "I thought it over, 789012 after all": asked about before anything is done
+            return self.run(_merged(triage, self.state))
         return Decision("nothing_pending", "pending.none"), self.state
 
     def corrected(self, triage: Triage) -> tuple[Decision, DialogueState]:

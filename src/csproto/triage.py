@@ -55,14 +55,24 @@ NEGATION = re.compile(  # anywhere but after a clear yes: "yes, I don't need it 
     re.I | re.S,
 )
 
+AFFIRMATION = re.compile(  # somewhere in every yes: agreement, or the deed itself; a sigh about the cat has none
+    r"[是好行对對嗯恩昂可阔要改换換办辦弄搞退走成中得系啱按就当當然必取确確定同准继繼提交接受意嘛请請吧妥懂操发發欧歐奥队摁√✓✔✅👌👍🙆🆗💯]"
+    r"|没[错问毛]|沒[錯問毛]|冇[错錯問]|无误|\b1+\b|\bok|\b(?:can|deal|k|kk|y|ya|yah|ye|ys|yh|yis|yus|eys|si|ja|da|hai|oui)\b|got it|betcha|green light|ye[aps]|yas|yup|yarp|sure|fo sho|confirm|correct|right|\bdo(?:ne)?\b|\bgo\b|\bgo ahead"
+    r"|please|\bpl[sz]|fine|great|proceed|agree|absolut|definit|of course|that'?s|accept|approv|cancel|change|update|affirm|perfect|good|cool|exact|aye|indeed"
+    r"|certain|alright|works|with it|no (?:problem|objection)|uh.?huh|mhm|sound|happy|let'?s|positive|submit|roger|\back\b|grant|authori|consent|i'?m in|total"
+    r"|\bbet\b|natural|obvi|lovely|suits|true|tick|scrap|drop|end it|kill|make it|refund|send it|ship it",
+    re.I,
+)
+
 
 def acts_possible(text: str) -> list[str]:
-    """What a message can do with the dialogue: a plain yes or no is one, and nothing that denies anything is a yes."""
+    """What a message can do with the dialogue: a plain yes or no is one, nothing that denies anything is a yes, and a yes must say so somehow."""
     if YES.fullmatch(text):
         return [Act.CONFIRM]
     if NO.fullmatch(text):
         return [Act.DENY]
-    return [act for act in Act if act is not Act.CONFIRM or not NEGATION.match(text)]
+    can_agree = bool(AFFIRMATION.search(text)) and not NEGATION.match(text)
+    return [act for act in Act if act is not Act.CONFIRM or can_agree]
 
 
 def canonical_order_id(text: str) -> str:
@@ -91,6 +101,12 @@ def order_id_candidates(text: str) -> list[str]:
         for c in dict.fromkeys(found)
         if len(re.findall(r"\d", c)) >= 4 and len(canonical_order_id(c)) >= 6 and len(c) <= 32
     ]
+
+
+def plain_numbers(text: str) -> list[str]:
+    """The candidates that are digits and nothing else, with no further digits beside them."""
+    whole = r"(?<![0-9A-Za-z-])(?<!\d )%s(?![0-9A-Za-z-])(?! \d)"
+    return [c for c in order_id_candidates(text) if c.isdigit() and re.search(whole % c, text)]
 
 
 class Triage(BaseModel):

@@ -125,7 +125,7 @@ class _Dialogue:
         ]
         if last:
             options += [("follow", 18), ("correct", 7), ("aside", 28)]
-            options += [("take back", 60)] if last.intent is Intent.RETURN_EXCHANGE else []
+            options += [("take back", 15)] if last.intent is Intent.RETURN_EXCHANGE else []
         match pick.choices([o[0] for o in options], [o[1] for o in options])[0]:
             case "other":
                 return speaker.wish(Intent.OTHER)

@@ -1,4 +1,4 @@
-"""Training from scratch: Qwen2 architecture, bf16 autocast, Muon and AdamW, an average of the weights at the end; stops and resumes at any step."""
+"""Training from scratch: Llama architecture, bf16 autocast, Muon and AdamW, an average of the weights at the end; stops and resumes at any step."""
 
 import json
 import logging
@@ -17,7 +17,7 @@ from csproto.cpu import make_torchvision_importable
 
 make_torchvision_importable()
 
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from csproto.minimodel import tokenizer as tokenizers
 from csproto.minimodel.corpus import Piece, conversations
@@ -50,9 +50,13 @@ class Recipe:
     seed: int = 1
 
 
-def model_config(recipe: Recipe) -> Qwen2Config:
-    """The architecture as transformers and SGLang read it."""
-    return Qwen2Config(
+def model_config(recipe: Recipe) -> LlamaConfig:
+    """The architecture as transformers and SGLang read it: Llama with biases in attention, which is Qwen2 but for one bias.
+
+    Not Qwen2 by name: for it transformers 5 takes Qwen's own tokenizer class, which splits numbers into single digits whatever tokenizer.json says
+    (models/auto/tokenization_auto.py, `MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS`).
+    """
+    return LlamaConfig(
         vocab_size=tokenizers.VOCABULARY,
         hidden_size=recipe.hidden,
         num_hidden_layers=recipe.layers,
@@ -60,6 +64,7 @@ def model_config(recipe: Recipe) -> Qwen2Config:
         num_key_value_heads=recipe.kv_heads,
         intermediate_size=recipe.intermediate,
         max_position_embeddings=4096,
+        attention_bias=True,
         tie_word_embeddings=True,
         bos_token_id=None,
         eos_token_id=2,
@@ -158,9 +163,9 @@ class Training:
         if start and not (folder / "tokenizer.json").exists():
             shutil.copy(start / "tokenizer.json", folder)
         self.tokenizer = self._tokenizer()
-        self.model = Qwen2ForCausalLM(model_config(recipe)).to(device=device, dtype=torch.float32)
+        self.model = LlamaForCausalLM(model_config(recipe)).to(device=device, dtype=torch.float32)
         if start:
-            self.model.load_state_dict(Qwen2ForCausalLM.from_pretrained(start, dtype=torch.float32).state_dict())
+            self.model.load_state_dict(LlamaForCausalLM.from_pretrained(start, dtype=torch.float32).state_dict())
         self.compiled = torch.compile(self.model.model, dynamic=True)
         self.average = {name: value.detach().clone() for name, value in self.model.named_parameters()}
         self.optimizers = self._optimizers()
