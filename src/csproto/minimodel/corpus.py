@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from csproto import wording
 from csproto.demo import CARRIERS
-from csproto.dialogue import DialogueState, decide, further_wishes
+from csproto.dialogue import NEEDS_NO_ORDER, DialogueState, decide
+from csproto.meaning import further_wishes
 from csproto.minimodel.seeds import seeds
 from csproto.minimodel.utterances import Speaker, Utterance, order_number
 from csproto.orders import CustomerFacts, OrderView, Write
@@ -18,16 +19,16 @@ from csproto.reply import brief
 from csproto.transcript import MINI_PROMPT, Role, clean
 from csproto.triage import Act, Intent, Triage
 
-DRILLS = 0.12  # the share of samples that only repeat what was said: copying ids, reasons and addresses is a skill of its own
-OPENING_ONLY = (
-    0.65  # the share of samples that end after the first triage: understanding takes the most practice per token
-)
+# Shares of the samples: copying ids, reasons and addresses is a skill of its own; understanding takes the most practice per token.
+DRILLS = 0.12  # only repeat what was said
+OPENING_ONLY = 0.65  # end after the first triage
 CATEGORIES = ("clothing", "home", "electronics", "clothing", "home", "electronics", "fresh", "custom", "digital")
 GREETING = re.compile(
     r"^(?:你好|您好|在吗|在么|在不|亲|hi|hello|hey|good (?:morning|evening|afternoon)|哈喽|早上好|下午好|晚上好|有人)",
     re.I,
 )
 THANKS = re.compile(r"谢|多谢|感谢|辛苦|thank|thx|cheers|appreciate", re.I)
+DEED = re.compile(r"[{取撤退换改寄]|cancel|return|refund|change|switch|send|ship|drop|scrap|bin it|kill", re.I)
 GOODBYE = re.compile(r"再见|拜拜|bye|see you|good night|晚安|先这样", re.I)
 
 
@@ -125,7 +126,12 @@ class _Dialogue:
         ]
         if last:
             options += [("follow", 18), ("correct", 7), ("aside", 28)]
-            options += [("take back", 15)] if last.intent is Intent.RETURN_EXCHANGE else []
+            if last.intent is Intent.RETURN_EXCHANGE:
+                options += [("take back", 6), ("reason", 0 if last.reason else 20)]
+            else:
+                options += [("dropped", 5)]
+            if last.intent not in NEEDS_NO_ORDER:
+                options += [("another", 12)]
         match pick.choices([o[0] for o in options], [o[1] for o in options])[0]:
             case "other":
                 return speaker.wish(Intent.OTHER)
@@ -145,6 +151,13 @@ class _Dialogue:
                 return self._unasked("deny", Act.DENY)
             case "take back":
                 return speaker.listed("take_back", Intent.RETURN_EXCHANGE, Act.DENY)
+            case "reason":
+                return speaker.listed("give_reason", Intent.RETURN_EXCHANGE)
+            case "dropped":
+                return speaker.listed("dropped", Intent.OTHER, Act.DENY)
+            case "another":
+                assert last is not None
+                return speaker.listed("another_order", last.intent)
             case "follow":
                 return speaker.wish(self._intent(), with_order=False)
             case "correct":
@@ -177,9 +190,9 @@ class _Dialogue:
         return speaker.wish(self._intent(), with_order=None if pick.random() < 0.4 else False)
 
     def _unasked(self, name: str, act: Act) -> Utterance:
-        """A yes or no to nothing; lines that are plain small talk elsewhere stay small talk."""
-        plain = set(seeds(self.language)["other"])
-        lines = [line for line in seeds(self.language)[name] if line not in plain and "{" not in line]
+        """A yes or no to nothing; lines that are a message of their own elsewhere stay what they are there, and so does what names a deed."""
+        wishes = {line for intent in Intent for line in seeds(self.language)[intent]}
+        lines = [line for line in seeds(self.language)[name] if line not in wishes and not DEED.search(line)]
         return Utterance(clean(self.pick.choice(lines)), Triage(intent=Intent.OTHER, act=act))
 
     def _intent(self) -> Intent:
