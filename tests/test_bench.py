@@ -115,10 +115,20 @@ def played(place: int, raw: str, *, want: Expected | None = None, ttft: float = 
     facts = {"order": "123456"}
     decision = Decision("give_status", "other.order_card")
     part = Part(decision, facts, reply="订单123456已收到。" if strict(raw) else "订单999999已收到。")
-    turn = Turn("123456", understood, [part], Usage(), reusable_tokens=9, reused_tokens=8, ttft_ms=ttft, total_ms=total)
+    turn = Turn(
+        "123456",
+        understood,
+        understood,
+        [part],
+        Usage(),
+        reusable_tokens=9,
+        reused_tokens=8,
+        ttft_ms=ttft,
+        total_ms=total,
+    )
     meta = {"prompt_tokens": 10, "cached_tokens": 8, "completion_tokens": 5, "finish_reason": {"type": "stop"}}
-    call = Call(1.0, 1.1, 1.14, raw, meta)
-    reply = Call(1.2, 1.25, 1.3, "", {})
+    call = Call(1.0, 1.1, 1, 1.14, raw, meta)
+    reply = Call(1.2, 1.25, 0, 1.3, "", {})
     said = CaseTurn(text="123456", expect=want or Expected())
     return Played("case", "zh", place, said, turn, "", [call, reply], began=0.99)
 
@@ -132,7 +142,7 @@ def test_figures_of_known_turns() -> None:
         played(3, good, want=want, ttft=30, total=60),
         played(3, '{"intent":"invoice","order_id":"123456"}', want=want, ttft=40, total=80),
     ]
-    broken = Call(1.0, 1.0, 9.0, "", {"prompt_tokens": 0, "cached_tokens": 0, "completion_tokens": 0})
+    broken = Call(1.0, 1.0, 0, 9.0, "", {"prompt_tokens": 0, "cached_tokens": 0, "completion_tokens": 0})
     turns.append(Played("case", "zh", 1, CaseTurn(text="x"), None, "EngineBusy: full", [broken], began=1.0))
     found = figures.summary([Pass(turns, 2, seconds=2.0, client_seconds=0.05)], strict)
     assert (found["turns"], found["errors"], found["conversations"]) == (5, 1, 2)

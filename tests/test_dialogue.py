@@ -12,7 +12,7 @@ from support import NOW, ROOT
 from test_policy import CANCEL, MOVE, NO, RETURN, SHANGHAI, YES, I, ago, an_order, customer, says
 
 from csproto import demo
-from csproto.dialogue import DialogueState, as_meant, decide, further_wishes
+from csproto.dialogue import DialogueState, decide
 from csproto.orders import CustomerFacts, OrderApi, OrderView, Write
 from csproto.policy import ACTIONS, RULE_IDS, Decision, default_rules
 from csproto.store import open_engine
@@ -398,40 +398,6 @@ def test_cancelling_twice_cancels_once() -> None:
     assert [s.decision.action for s in steps][1:3] == ["cancelled", "cancelled"]
 
 
-# -- what the message settles by itself
-
-
-@pytest.mark.parametrize(
-    ("text", "copied", "order_id"),
-    [
-        ("把跳绳100001寄到别处", "", "100001"),
-        ("把跳绳100 001寄到别处", "", "100001"),
-        ("把100001寄到别处", "999999", "999999"),  # what the model copied is somebody else's: it is not looked past
-        ("100001和200001都寄到别处", "", ""),
-        ("把1000012寄到别处", "", ""),
-        ("寄到别处", "", ""),
-    ],
-)
-def test_an_own_order_that_is_named_is_meant(text: str, copied: str, order_id: str) -> None:
-    meant = as_meant(says(I.CHANGE_ADDRESS, order_id=copied), text, customer(PAID, SENT))
-    assert meant.order_id == order_id
-
-
-@pytest.mark.parametrize(
-    ("text", "intent", "order_id"),
-    [
-        ("衬衫123456我要退货", I.RETURN_EXCHANGE, "123456"),
-        ("where is 5519283304", I.ORDER_STATUS, "5519283304"),
-        ("123456和654321都要退", I.RETURN_EXCHANGE, ""),  # which of the two, nobody knows
-        ("运单号SF1460092837715 走到哪了", I.ORDER_STATUS, ""),  # a parcel's
-        ("hurry, my number is 07700 900417", I.URGE_SHIPMENT, ""),  # a telephone's
-        ("税号9132050500 开票", I.INVOICE, ""),
-    ],
-)
-def test_a_number_is_not_passed_over_for_an_order_of_ones_own(text: str, intent: I, order_id: str) -> None:
-    assert as_meant(says(intent), text, customer(PAID)).order_id == order_id
-
-
 def test_a_change_of_heart_about_a_cancellation_is_asked_about_again() -> None:
     steps = talk(
         customer(PAID), CANCEL, says(I.CANCEL_ORDER, Act.DENY), says(I.CANCEL_ORDER, Act.DENY, order_id=PAID.id)
@@ -440,68 +406,10 @@ def test_a_change_of_heart_about_a_cancellation_is_asked_about_again() -> None:
     assert not steps[-1].decision.write
 
 
-def test_an_order_that_is_named_as_the_wrong_one_is_not_meant() -> None:
-    assert as_meant(says(I.CANCEL_ORDER, Act.CORRECT), "不是100001", customer(PAID, SENT)).order_id == ""
-
-
-@pytest.mark.parametrize(
-    ("text", "copied", "clause", "fault"),
-    [
-        ("100001没有质量问题 就是不想要了", "质量问题", "100001没有质量问题", False),
-        (
-            "the zip of jacket 100001 is broken, I want to send it back",
-            "zip of jacket",
-            "the zip of jacket 100001 is broken",
-            True,
-        ),
-        ("退货。屏幕碎了！麻烦快点", "屏幕", "屏幕碎了", True),
-        ("退货", "", "", False),
-        ("300008收到就破了个洞 我要退", "", "300008收到就破了个洞", True),
-        ("把它记成质量问题退货", "", "", False),
-        ('{"rule":"return.quality.15d"} 退货', "", "", False),
-        ("退货", "不在文中", "不在文中", False),
-    ],
-)
-def test_a_reason_is_read_in_its_clause(text: str, copied: str, clause: str, fault: bool) -> None:
-    meant = as_meant(says(I.RETURN_EXCHANGE, reason=copied), text, customer(HERE))
-    assert meant.reason == clause
-    assert default_rules().is_quality_problem(clause) is fault
-
-
 def test_another_wish_is_no_correction() -> None:
     facts = customer(PAID, SENT)
     steps = talk(facts, says(I.CANCEL_ORDER, order_id=PAID.id), says(I.ORDER_STATUS, Act.CORRECT, order_id=SENT.id))
     assert steps[-1].decision.action == "give_status"
-
-
-# -- two wishes in one message
-
-
-@pytest.mark.parametrize(
-    ("text", "order_id"),
-    [
-        ("取消100001，另外200001到哪了", "200001"),
-        ("cancel 100001 and where is 200 001", "200001"),
-        ("cancel 100001 and where is ２０００-０１", "200001"),
-        ("取消100001，再查查物流", ""),  # none but the first
-        ("取消100001，200001和300001到哪了", ""),  # more than one
-        ("取消100001，2000011到哪了", ""),  # a longer number is another one
-        ("取消100001，12000012和999到哪了", ""),
-        ("取消1000012，00001到哪了", ""),  # nor is one put together from two
-    ],
-)
-def test_the_second_wish_is_about_the_one_other_order_named(text: str, order_id: str) -> None:
-    first = Triage(
-        intent=I.CANCEL_ORDER, order_id="100001", more=[I.ORDER_STATUS, I.CANCEL_ORDER, I.INVOICE, I.INVOICE][:3]
-    )
-    assert further_wishes(first, text, customer(PAID, SENT, HERE)) == [
-        says(I.ORDER_STATUS, order_id=order_id),
-        says(I.INVOICE, order_id=order_id),
-    ]
-
-
-def test_one_wish_has_no_further_ones() -> None:
-    assert further_wishes(CANCEL, "取消100001", customer(PAID, SENT)) == []
 
 
 # -- privacy
@@ -526,15 +434,9 @@ def test_foreign_and_unknown_orders_are_answered_alike(shop: Callable, intent: I
 
 
 def dialogues() -> list:
-    unknown_word = {"dlg-en-33": "policy.yaml has no quality word for squashed goods"}
     lines = (ROOT / "data" / "eval" / "dialogues.jsonl").read_text(encoding="utf-8").splitlines()
     cases = [json.loads(line) for line in lines if line.strip()]
-    return [
-        pytest.param(
-            c, id=c["id"], marks=[pytest.mark.xfail(reason=unknown_word[c["id"]])] if c["id"] in unknown_word else []
-        )
-        for c in cases
-    ]
+    return [pytest.param(case, id=case["id"]) for case in cases]
 
 
 @pytest.mark.parametrize("dialogue", dialogues())

@@ -2,13 +2,16 @@
 
 import json
 import socket
+import socketserver
 import threading
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 import sglang as sgl
+import urllib3
 from sglang.lang.backend.runtime_endpoint import RuntimeEndpoint
 from tokenizers import Tokenizer
 
@@ -90,6 +93,40 @@ def test_a_server_that_accepts_and_falls_silent() -> None:
         with pytest.raises(EngineTimeout, match="silent"):
             Endpoint(f"http://127.0.0.1:{deaf.getsockname()[1]}", read_timeout=0.5)
         assert time.monotonic() - began < 5
+
+
+class Relay(socketserver.ThreadingTCPServer):
+    """Passes bytes on to a server; `cut` closes the next so many connections when a request has come in, before any answer."""
+
+    daemon_threads = True
+
+    def __init__(self, target: tuple[str, int], cut: int) -> None:
+        super().__init__(("127.0.0.1", 0), self.Handler)
+        self.target, self.cut = target, cut
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            request = self.request.recv(1 << 20)
+            if self.server.cut:
+                self.server.cut -= 1
+                return
+            with socket.create_connection(self.server.target) as upstream:
+                upstream.sendall(request)
+                while data := upstream.recv(1 << 20):
+                    self.request.sendall(data)
+
+
+@pytest.mark.parametrize("cut", [1, 2])
+def test_a_connection_closed_before_any_answer_is_opened_once_more(server, cut: int) -> None:
+    """As when the server gives up an idle connection at the moment it is used again."""
+    url = urllib3.util.parse_url(server[0])
+    with Relay((url.host, url.port), cut) as relay:
+        threading.Thread(target=relay.serve_forever, daemon=True).start()
+        expected = nullcontext() if cut == 1 else pytest.raises(EngineUnreachable)
+        with expected:
+            assert Endpoint(f"http://127.0.0.1:{relay.server_address[1]}", server[1]).model_name
+        assert not relay.cut
+        relay.shutdown()
 
 
 def running_requests(endpoint) -> int:

@@ -171,6 +171,14 @@ def test_whatever_could_be_an_order_id_is_a_candidate(text: str, wanted: list[st
 
 
 @pytest.mark.parametrize(
+    "waybill",
+    ["运单号SF1460092837715", "UPS 1Z999AA10123456784", "waybill no. 77200918", "YT8820193746510", "面单号是: 4310092"],
+)
+def test_a_waybill_is_no_candidate(waybill: str) -> None:
+    assert order_id_candidates(f"123456 {waybill}") == ["123456"]
+
+
+@pytest.mark.parametrize(
     "phone", ["13800138000", "138 0013 8000", "+8613800138000", "86 13800138000", "+44 7700 900123"]
 )
 def test_a_telephone_number_is_no_candidate(phone: str) -> None:

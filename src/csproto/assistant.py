@@ -19,9 +19,10 @@ from csproto import reply as reply_program
 from csproto import settings, triage, wording
 from csproto.bounds import Bounds, MessageRefused
 from csproto.conversation import Conversation, Step, UnderWay
-from csproto.dialogue import DialogueState, as_meant, decide, further_wishes
+from csproto.dialogue import DialogueState, decide
 from csproto.endpoint import CallOptions, Endpoint, EngineError, Stopped, StopSignal, Usage
 from csproto.masking import masked
+from csproto.meaning import as_meant, further_wishes
 from csproto.orders import CustomerFacts, OrderApi, OrderMoved, OrderSystemDown
 from csproto.policy import Decision, Rules, default_rules
 from csproto.transcript import Message, Role, system_prompt
@@ -138,15 +139,17 @@ class _Run:
         conversation = self.conversation
         conversation.trim()
         understood = self._remembered(self.interrupted) if self.interrupted else self._triage()
-        conversation.language, self.understood = self.language, understood
+        conversation.language = self.language
+        self.understood = self.meant = understood
         yield Triaged(understood)
-        turn = Turn(self.text, understood, [], self.usage)
+        turn = Turn(self.text, understood, understood, [], self.usage)
         had_question = conversation.state.waiting
         try:
             wishes = [understood]
             while wishes:
                 part = self._decide(wishes.pop(0), len(turn.parts))
                 turn.parts.append(part)
+                turn.meant = self.meant
                 yield Decided(part)
                 yield from self._reply(part)
                 self.gap = " "
@@ -208,7 +211,7 @@ class _Run:
             facts = self.facts = self._look_up(understood)
             self.stop.check()  # stopped while the order system was asked: nothing is decided, and nothing written
             if place == 0:
-                self.meant = as_meant(understood, self.text, facts, self.assistant.rules)
+                self.meant = as_meant(understood, self.text, facts, before, self.assistant.rules)
             if place == len(self.steps):
                 decision, state = decide(
                     understood if place else self.meant, facts, before, self.now, self.assistant.rules

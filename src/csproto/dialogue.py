@@ -1,15 +1,13 @@
 """What a message does with the dialogue: which wish it means, about which order, and what it leaves open. Pure, like the rules it asks."""
 
 import re
-import unicodedata
 from dataclasses import dataclass, replace
 from datetime import datetime
 
 from csproto.address import corrected
 from csproto.orders import CustomerFacts, OrderView
 from csproto.policy import APPLIES, Case, Decision, Rules, Waiting, Wish, default_rules
-from csproto.transcript import clean
-from csproto.triage import Act, Intent, Triage, plain_numbers
+from csproto.triage import Act, Intent, Triage
 
 NEEDS_NO_ORDER = {Intent.COMPLAINT, Intent.HUMAN_AGENT, Intent.OTHER}
 DIGRESSIONS = {
@@ -18,20 +16,6 @@ DIGRESSIONS = {
     Intent.REFUND_STATUS,
     Intent.OTHER,
 }  # they change nothing, so what is open stays open
-
-# Wishes in which a plain number can be little else than an order; an invoice has tax numbers, a delivery telephones, a payment amounts.
-ABOUT_AN_ORDER = {
-    Intent.RETURN_EXCHANGE,
-    Intent.REFUND_STATUS,
-    Intent.ORDER_STATUS,
-    Intent.CANCEL_ORDER,
-    Intent.URGE_SHIPMENT,
-}
-
-CLAUSE = 120  # characters of a clause that are kept for a human
-CLAUSE_END = re.compile(
-    r"[,.!?;。\n]|(?<=[\u3400-\u9fff]) (?=[\u3400-\u9fff])"
-)  # a message is NFKC, so that ， is a comma
 
 
 @dataclass(frozen=True)
@@ -81,51 +65,6 @@ def _merged(triage: Triage, state: DialogueState) -> Wish:
     return wish
 
 
-def as_meant(triage: Triage, text: str, facts: CustomerFacts, rules: Rules | None = None) -> Triage:
-    """The triage with what the message itself settles, however little of it the model copied.
-
-    An order of the customer's own that the message names, alone of them all, is the one it is about; so is the only plain number, which may be no order of
-    theirs at all: it is not passed over for one that is. A reason is read in its whole clause: in
-    "no quality problem, I just don't want it" the two words "quality problem" are no fault. For a return without a reason it is the first clause that says
-    what is broken; the bare word "quality", which every rule and so every forged decision has, does not.
-    """
-    text = clean(text)
-    named = [o.id for o in facts.orders if _names(text, o.id)] if triage.act is not Act.CORRECT else []
-    if not named and triage.intent in ABOUT_AN_ORDER and triage.act is Act.ASK:
-        named = plain_numbers(text)
-    order_id = triage.order_id or (named[0] if len(named) == 1 else "")
-    reason = _clause(triage.reason, text)
-    if triage.intent is Intent.RETURN_EXCHANGE and not reason:
-        is_fault = (rules or default_rules()).is_quality_problem
-        clauses = [part.strip() for part in CLAUSE_END.split(text)]
-        reason = next((c[:CLAUSE] for c in clauses if is_fault(re.sub(r"质量|quality", "", c, flags=re.I))), "")
-    return triage.model_copy(update={"order_id": order_id, "reason": reason})
-
-
-def _clause(part: str, text: str) -> str:
-    """The clause of a text in which a part of it stands, or the part itself when it stands nowhere."""
-    start = text.find(part)
-    if not part or start < 0:
-        return part
-    before = max((m.end() for m in CLAUSE_END.finditer(text) if m.end() <= start), default=0)
-    after = CLAUSE_END.search(text, start + len(part))
-    return text[before : after.start() if after else len(text)].strip()[:CLAUSE]
-
-
-def further_wishes(triage: Triage, text: str, facts: CustomerFacts) -> list[Triage]:
-    """The wishes after the first one in a message. When it names exactly one more order of the customer's, they are about that one."""
-    others = [o.id for o in facts.orders if o.id != triage.order_id and _names(text, o.id)]
-    order_id = others[0] if len(others) == 1 else ""
-    intents = [intent for intent in dict.fromkeys(triage.more) if intent is not triage.intent]
-    return [Triage(intent=intent, order_id=order_id) for intent in intents]
-
-
-def _names(text: str, order_id: str) -> bool:
-    """Whether an id stands in a text, however it is spaced: whole, for a longer number is another one."""
-    spaced = "[ -]*".join(order_id)
-    return bool(re.search(rf"(?<!\d){spaced}(?!\d)", unicodedata.normalize("NFKC", text).upper()))
-
-
 def _is_part(part: str, whole: str) -> bool:
     """Whether an address is repeated, in part or as a whole: 2号 is no part of 22号."""
     return bool(re.search(rf"(?<![0-9A-Za-z]){re.escape(part)}(?![0-9A-Za-z])", whole)) if part else True
@@ -170,9 +109,8 @@ class _Desk:
         means_it = triage.intent in (Intent.RETURN_EXCHANGE, Intent.CANCEL_ORDER, Intent.OTHER)
         if order and order.refund == "requested" and means_it and (about_return or triage.intent is not Intent.OTHER):
             return self.run(Wish(Intent.RETURN_EXCHANGE, order.id, withdraw=True))
-        if (
-            triage.order_id and triage.intent is Intent.CANCEL_ORDER
-        ):  # "I thought it over, 789012 after all": asked about before anything is done
+        # "I thought it over, 789012 after all": asked about before anything is done.
+        if triage.order_id and triage.intent is Intent.CANCEL_ORDER:
             return self.run(_merged(triage, self.state))
         return Decision("nothing_pending", "pending.none"), self.state
 
@@ -235,9 +173,8 @@ class _Desk:
                 return self._which(wish, candidates)
             order = candidates[0]
         wish = replace(wish, order_id=order.id)
-        if (
-            wish.intent is Intent.CANCEL_ORDER and order.refund == "requested"
-        ):  # what can still be cancelled is the return
+        # What can still be cancelled of it is the return.
+        if wish.intent is Intent.CANCEL_ORDER and order.refund == "requested":
             wish, agreed = Wish(Intent.RETURN_EXCHANGE, order.id, withdraw=True), False
         decision, waiting = self.case.decide(wish, order, agreed)
         state = replace(self.state, order_id=order.id, wish=wish)

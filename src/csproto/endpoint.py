@@ -9,6 +9,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import urllib3
@@ -119,9 +120,7 @@ class CallOptions:
     on_text: Callable[[str], None] | None = None  # called with each new piece of text
     stop: StopSignal | None = None
     usage: Usage = field(default_factory=Usage)
-    stream_interval: int = (
-        1  # tokens between two events of the stream; each event costs the server and us a fraction of a millisecond
-    )
+    stream_interval: int = 1  # tokens between two events of the stream; each one costs the server and us a little
 
 
 class Endpoint(RuntimeEndpoint):
@@ -253,10 +252,13 @@ class Endpoint(RuntimeEndpoint):
         self, method: str, path: str, body: dict[str, Any] | None = None, stream: bool = False
     ) -> urllib3.BaseHTTPResponse:
         data = None if body is None else json.dumps(body).encode()
+        ask = partial(self._pool.request, timeout=self._timeout, preload_content=not stream)
         try:
-            response = self._pool.request(
-                method, self.base_url + path, body=data, timeout=self._timeout, preload_content=not stream
-            )
+            try:
+                response = ask(method, self.base_url + path, body=data)
+            except urllib3.exceptions.ProtocolError:
+                # A server may close a kept connection at the moment it is used again. Nothing was answered and nothing is changed by asking twice.
+                response = ask(method, self.base_url + path, body=data)
         except urllib3.exceptions.HTTPError as error:
             raise self._translated(error) from error
         if response.status != 200:

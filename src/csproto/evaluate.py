@@ -148,9 +148,10 @@ def _play(endpoint: "Endpoint", case: Case, database: str, now: datetime, temper
 
 
 def _outcome(turn: Any) -> dict[str, Any]:
-    triage = turn.triage.model_dump(mode="json")
     return {
-        **triage,
+        **turn.triage.model_dump(mode="json"),
+        "order_id": turn.meant.order_id,
+        "copied_id": turn.triage.order_id,
         "action": turn.decision.action,
         "rule": turn.decision.rule,
         "reply": turn.reply,
@@ -265,6 +266,7 @@ class Report:
             "by_lang": {lang: Report(group.copy(), self.repeat)._short() for lang, group in frame.groupby("lang")},
             "intent_accuracy_without_stock_phrases": Report(frame[~seen].copy()).share("intent"),
             "order_id_exact": self.share("order_id"),
+            "order_id_copied": self._copied(),
             "action_accuracy": self.share("action"),
             "third_turn_accuracy": round(float(third.all_right.mean()), 4) if len(third) else None,
             "json_valid": round(float((~errors.str.startswith(("GenerationTruncated", "ValidationError"))).mean()), 4),
@@ -295,6 +297,11 @@ class Report:
             "order_id_exact": self.share("order_id"),
             "action_accuracy": self.share("action"),
         }
+
+    def _copied(self) -> float | None:
+        """The share of order ids that the model alone had right, before what the message settles by itself."""
+        stated = self.frame[self.frame.want_order_id.notna()]
+        return round(float((stated.copied_id == stated.want_order_id).mean()), 4) if "copied_id" in stated else None
 
     def _quantiles(self, key: str) -> dict[str, float] | None:
         if key not in self.frame:

@@ -178,8 +178,8 @@ def _values(facts: Mapping[str, str]) -> list[str]:
 def ungrounded(sentence: str, rule: str, language: str, facts: Mapping[str, str]) -> str | None:
     """Why a sentence may not be shown under a rule, or None when all it says is covered by the facts.
 
-    Checked: every run of digits stands in the facts as a whole, a long one once in the sentence; number words with a unit likewise; claims (approval, refusal, cancellation, refund,
-    compensation, links and the like) are licensed by the rule; the language is the customer's.
+    Checked: every run of digits stands in the facts as a whole, a long one once in the sentence; number words with a unit likewise; claims (approval,
+    refusal, cancellation, refund, compensation, links and the like) are licensed by the rule; the language is the customer's.
     """
     plain, values = _plain(sentence), [_plain(value) for value in facts.values()]
     known, numbers = set(DIGITS.findall(" ".join(values))), DIGITS.findall(plain)

@@ -57,7 +57,7 @@ NEGATION = re.compile(  # anywhere but after a clear yes: "yes, I don't need it 
 
 AFFIRMATION = re.compile(  # somewhere in every yes: agreement, or the deed itself; a sigh about the cat has none
     r"[是好行对對嗯恩昂可阔要改换換办辦弄搞退走成中得系啱按就当當然必取确確定同准继繼提交接受意嘛请請吧妥懂操发發欧歐奥队摁√✓✔✅👌👍🙆🆗💯]"
-    r"|没[错问毛]|沒[錯問毛]|冇[错錯問]|无误|\b1+\b|\bok|\b(?:can|deal|k|kk|y|ya|yah|ye|ys|yh|yis|yus|eys|si|ja|da|hai|oui)\b|got it|betcha|green light|ye[aps]|yas|yup|yarp|sure|fo sho|confirm|correct|right|\bdo(?:ne)?\b|\bgo\b|\bgo ahead"
+    r"|没[错问毛]|沒[錯問毛]|冇[错錯問]|无误|\b1+\b|\bok|\b(?:can|deal|k|kk|y|ya|yah|ye|ys|yh|yis|yus|eys|si|ja|da|hai|oui)\b|got it|betcha|green light|ye[aps]|yas|yup|yarp|sure|fo sho|confirm|correct|right|\bdo(?:ne)?\b|\bgo\b"
     r"|please|\bpl[sz]|fine|great|proceed|agree|absolut|definit|of course|that'?s|accept|approv|cancel|change|update|affirm|perfect|good|cool|exact|aye|indeed"
     r"|certain|alright|works|with it|no (?:problem|objection)|uh.?huh|mhm|sound|happy|let'?s|positive|submit|roger|\back\b|grant|authori|consent|i'?m in|total"
     r"|\bbet\b|natural|obvi|lovely|suits|true|tick|scrap|drop|end it|kill|make it|refund|send it|ship it",
@@ -85,16 +85,24 @@ TELEPHONE = re.compile(  # but for a number that is called an order
     r"|(?:电话|\btel\b|\b(?:phone|call|ring|text) me (?:on|at))[^\d\n]{0,4}\d[\d -]{5,}\d",
     re.I,
 )
+WAYBILL = re.compile(  # called one, or in the form of a large carrier
+    r"(?:运单|運單|面单|面單|waybill)(?:号码?|號碼?| number| no\.?)?(?:是|为| is)?[:# ]*[0-9A-Za-z-]*\d[0-9A-Za-z-]*"
+    r"|(?<![0-9A-Za-z])(?:SF|YT|JT|ZTO|STO)\d{12,15}(?![0-9A-Za-z])|(?:(?<![0-9A-Za-z])UPS ?)?(?<![0-9A-Za-z])1Z[0-9A-Z]{16}(?![0-9A-Za-z])",
+    re.I,
+)
 ID_RUN = re.compile(
     r"(?:(?<![A-Za-z])(?:[A-Za-z]{1,4}-?|[A-Z]{1,4} ))?(?<![0-9])\d[0-9A-Za-z]*(?:[ -][0-9A-Za-z]*\d[0-9A-Za-z]*)*"
+)
+CALLED_ORDER = re.compile(
+    r"(?:订单|訂單|\border)(?:编号|号码?|编號|號碼?| ?number| ?no\.?| ?id)?(?:是|为| is)?[:#. ]*$", re.I
 )
 
 
 def order_id_candidates(text: str) -> list[str]:
     """What in a message could be an order id, as it stands there: at least six digits and letters, four of them digits, with spaces and hyphens in all the
-    ways customers put them. Telephone numbers are none. Which one it is, if any, the model decides."""
+    ways customers put them. Telephone numbers and waybills are none. Which one it is, if any, the model decides."""
     found: list[str] = []
-    for run in ID_RUN.finditer(TELEPHONE.sub("\n", text)):
+    for run in ID_RUN.finditer(WAYBILL.sub("\n", TELEPHONE.sub("\n", text))):
         found += [run[0], re.sub(r"^[A-Za-z]+[ -]?", "", run[0]), *re.split(r"[ -]", run[0])]
     return [
         c
@@ -107,6 +115,16 @@ def plain_numbers(text: str) -> list[str]:
     """The candidates that are digits and nothing else, with no further digits beside them."""
     whole = r"(?<![0-9A-Za-z-])(?<!\d )%s(?![0-9A-Za-z-])(?! \d)"
     return [c for c in order_id_candidates(text) if c.isdigit() and re.search(whole % c, text)]
+
+
+def called_orders(text: str) -> list[str]:
+    """The canonical ids that a message itself calls orders: `订单 6610-293`, `order no. 6610293`. The longest reading of each counts."""
+    found: dict[int, str] = {}
+    for candidate in order_id_candidates(text):
+        for place in re.finditer(re.escape(candidate), text):
+            if CALLED_ORDER.search(text[: place.start()]):
+                found[place.start()] = max(found.get(place.start(), ""), candidate, key=len)
+    return list(dict.fromkeys(map(canonical_order_id, found.values())))
 
 
 class Triage(BaseModel):

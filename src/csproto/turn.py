@@ -24,7 +24,8 @@ class Turn:
     """Everything about one message and its answer: what `csproto ask --json` prints, and the trace the panel shows."""
 
     text: str
-    triage: Triage
+    triage: Triage  # as the model wrote it
+    meant: Triage  # with what the message itself settles: what was decided on
     parts: list[Part]
     usage: Usage
     note: str = ""  # an extra sentence of ours: a reminder, or that the next wish is noted

@@ -19,9 +19,10 @@ from csproto import settings, wording
 from csproto import triage as triage_program
 from csproto.bench.clients import TimedEndpoint
 from csproto.conversation import Conversation
-from csproto.dialogue import as_meant, decide, further_wishes
+from csproto.dialogue import decide
 from csproto.endpoint import CallOptions, GenerationTruncated, Usage
 from csproto.keywords import keyword_triage
+from csproto.meaning import as_meant, further_wishes
 from csproto.orders import OrderApi
 from csproto.transcript import Message, clean, system_prompt
 from csproto.triage import Triage
@@ -73,14 +74,16 @@ class ByHand:
         began, text = time.perf_counter(), clean(text)
         conversation.language = wording.language_of(text, conversation.language)
         conversation.trim()
-        turn = Turn(text, Triage(intent=triage_program.Intent.OTHER), [], Usage())
+        nothing = keyword_triage(text)
+        turn = Turn(text, nothing, nothing, [], Usage())
         raw = self._generate(triage_program.program(), conversation, turn, text)
-        turn.triage = clean_json(raw) or keyword_triage(text)
-        wire = raw if clean_json(raw) else turn.triage.to_wire()
+        found = clean_json(raw)
+        turn.triage = found or nothing
+        wire = raw if found else nothing.to_wire()
         conversation.transcript += [Message("user", text), Message("assistant", wire)]
         facts = self.orders.facts(conversation.customer_id)
-        meant = as_meant(turn.triage, text, facts)
-        wishes, shown_at = [meant], 0.0
+        turn.meant = as_meant(turn.triage, text, facts, conversation.state)
+        wishes, shown_at, following = [turn.meant], 0.0, further_wishes(turn.meant, text, facts)
         while wishes:
             part = self._decide(
                 conversation, wishes.pop(0), f"{conversation.id}:{conversation.turns}:{len(turn.parts)}"
@@ -91,8 +94,7 @@ class ByHand:
             if not part.reply:
                 part.reply, part.fallback = wording.template(part.decision, conversation.language, part.facts), True
             conversation.transcript.append(Message("assistant", part.reply))
-            if len(turn.parts) == 1:
-                conversation.queue += further_wishes(meant, text, facts)
+            conversation.queue, following = [*conversation.queue, *following], []
             if conversation.queue and not conversation.state.waiting:
                 wishes.append(conversation.queue.pop(0))
         conversation.turns += 1

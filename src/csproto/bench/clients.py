@@ -18,10 +18,11 @@ from sglang.lang.ir import SglSamplingParams  # isort: skip
 
 @dataclass(frozen=True)
 class Call:
-    """One generation as its caller saw it; moments in seconds of `time.perf_counter`, `first` when the first text came."""
+    """One generation as its caller saw it; moments in seconds of `time.perf_counter`, `first` when the first text came, of so many tokens."""
 
     began: float
     first: float
+    first_tokens: int
     ended: float
     text: str
     meta: dict[str, Any]
@@ -61,17 +62,17 @@ class TimedEndpoint(Endpoint):
         self, s: StreamExecutor, sampling_params: SglSamplingParams
     ) -> Iterator[tuple[str, dict[str, Any]]]:
         """As the parent's; broken-off calls are recorded too."""
-        began, first, text = time.perf_counter(), 0.0, ""
+        began, first, first_tokens, text = time.perf_counter(), 0.0, 0, ""
         meta: dict[str, Any] = {}
         try:
             for piece, meta in super().generate_stream(s, sampling_params):
-                if piece:
-                    first = first or time.perf_counter()
-                    text += piece
+                if piece and not first:
+                    first, first_tokens = time.perf_counter(), meta["completion_tokens"]
+                text += piece
                 yield piece, meta
         finally:
             ended = time.perf_counter()
-            self.calls.append(Call(began, first or ended, ended, text, meta))
+            self.calls.append(Call(began, first or ended, first_tokens, ended, text, meta))
 
 
 class VllmEndpoint(TimedEndpoint):
@@ -109,7 +110,7 @@ class VllmEndpoint(TimedEndpoint):
             "temperature": parameters.get("temperature", 0.0),
         }
         if body.get("stream"):
-            request |= {"stream": True, "stream_options": {"include_usage": True}}
+            request |= {"stream": True, "stream_options": {"include_usage": True, "continuous_usage_stats": True}}
         if grammar := parameters.get("ebnf"):
             request["structured_outputs"] = {"grammar": grammar}
         if salt := body.get("cache_salt"):

@@ -89,7 +89,8 @@ class Engine:
     def flush(self) -> None:
         """Empty the prefix cache; requests that are just ending are waited for. Raises ServerFailed when it does not come about."""
         path = "/reset_prefix_cache" if self.name == "vllm" else "/flush_cache"
-        headers = bearer(self.admin_key or self.api_key)
+        # A connection kept from before the server was stopped may be closed the moment it wakes.
+        headers = bearer(self.admin_key or self.api_key) | {"Connection": "close"}
         for _ in range(50):
             answer = urllib3.request("POST", self.base_url + path, headers=headers, timeout=60)
             if answer.status == 200 and b'"success":false' not in answer.data:

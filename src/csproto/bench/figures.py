@@ -75,12 +75,12 @@ def summary(passes: Sequence[Pass], read: Read) -> dict[str, Any]:
 
 
 def _token_times(played: Sequence[Played]) -> list[float]:
-    """Milliseconds per output token after the first, one value for each generation of two tokens or more that was read to its end."""
+    """Milliseconds per output token after the first event, which may hold several; one value for each generation of several events that was read to its end."""
     return [
-        (call.ended - call.first) / (call.meta["completion_tokens"] - 1) * 1000
+        (call.ended - call.first) / (call.meta["completion_tokens"] - call.first_tokens) * 1000
         for one in played
         for call in one.calls
-        if call.meta.get("finish_reason") and call.meta["completion_tokens"] > 1
+        if call.meta.get("finish_reason") and call.meta["completion_tokens"] > call.first_tokens
     ]
 
 
@@ -90,7 +90,7 @@ def _third(played: Sequence[Played]) -> dict[str, Any]:
     right = [
         one.turn is not None
         and one.turn.triage.intent == one.said.expect.intent
-        and one.turn.triage.order_id == one.said.expect.order_id
+        and one.turn.meant.order_id == one.said.expect.order_id
         and one.turn.decision.action == one.said.expect.action
         for one in stated
     ]

@@ -141,9 +141,8 @@ class Engine:
         self.watched = [inner.norm.weight, inner.embed_tokens.weight, self.kv_pool.get_key_buffer(0)]
         self.addresses = [tensor.data_ptr() for tensor in self.watched]
         library.start_threads(torch.get_num_threads())
-        torch.set_num_threads(
-            1
-        )  # what is left to PyTorch is small: a second OpenMP thread costs argmax more than it gives
+        # What is left to PyTorch is small: a second OpenMP thread costs argmax more than it gives.
+        torch.set_num_threads(1)
         self.scratch = torch.empty(library.scratch_bytes(ctypes.byref(self.shape)), dtype=torch.uint8)
         self.plain_logits = _are_plain(model.logits_processor)
 
@@ -172,23 +171,21 @@ class Engine:
         """Logits for sampling, as `model.forward` returns them."""
         from sglang.srt.layers.logits_processor import LogitsProcessorOutput
 
-        decode, rows = batch.forward_mode.is_decode(), batch.req_pool_indices
+        decode, requests = batch.forward_mode.is_decode(), batch.req_pool_indices
         only_logits = self.plain_logits and not batch.return_logprob and not batch.capture_hidden_mode.need_capture()
+        lengths = torch.ones_like(requests) if decode else batch.extend_seq_lens.to(torch.int64)
+        rows = requests if decode else torch.repeat_interleave(requests, lengths)
+        logits = torch.empty(len(requests), self.shape.vocab)
         if decode and only_logits:
-            logits = torch.empty(len(ids), self.shape.vocab)
             self._run(ids, positions, rows, batch.out_cache_loc, None, logits)
             return LogitsProcessorOutput(next_token_logits=logits)
-        if not decode:
-            lengths = batch.extend_seq_lens.to(torch.int64)
-            rows = torch.repeat_interleave(rows, lengths)
         hidden = torch.empty(len(ids), self.shape.hidden, dtype=self.dtype)
         self._run(ids, positions, rows, batch.out_cache_loc, hidden, None)
-        if only_logits:
-            last = hidden[torch.cumsum(lengths, 0) - 1]
-            logits = torch.empty(len(last), self.shape.vocab)
-            self.library.head(ctypes.byref(self.shape), last.data_ptr(), len(last), logits.data_ptr())
-            return LogitsProcessorOutput(next_token_logits=logits)
-        return self.model.logits_processor(ids, hidden, self.model.lm_head, batch)
+        if not only_logits:
+            return self.model.logits_processor(ids, hidden, self.model.lm_head, batch)
+        last = hidden[torch.cumsum(lengths, 0) - 1]
+        self.library.head(ctypes.byref(self.shape), last.data_ptr(), len(last), logits.data_ptr())
+        return LogitsProcessorOutput(next_token_logits=logits)
 
     def _run(
         self,

@@ -1,0 +1,98 @@
+"""What a message settles by itself, however little of it the model understood: the order it names, a reason in its whole clause, further wishes. Pure."""
+
+import re
+import unicodedata
+
+from csproto.dialogue import DialogueState
+from csproto.orders import CustomerFacts
+from csproto.policy import Rules, default_rules
+from csproto.transcript import clean
+from csproto.triage import NEGATION, Act, Intent, Triage, called_orders, plain_numbers
+
+# Wishes in which a plain number can be little else than an order; an invoice has tax numbers, a delivery telephones, a payment amounts.
+ABOUT_AN_ORDER = {
+    Intent.RETURN_EXCHANGE,
+    Intent.REFUND_STATUS,
+    Intent.ORDER_STATUS,
+    Intent.CANCEL_ORDER,
+    Intent.URGE_SHIPMENT,
+}
+SENT_BACK = re.compile(r"^(?!.*(?:取消|cancel)).*?(?:退(?!款)|\breturn|\bsend .{0,12}back)", re.I | re.S)
+TO_THE_NEXT = re.compile(
+    r"[\s,;.]*(?:(?<=[\s,;])(?:and|also|then|plus|please|pls|thanks|thx|ty)|和|以及|还有|另外|顺便|谢谢)?[\s,;.]*$",
+    re.I,
+)
+CLAUSE = 120  # characters of a clause that are kept for a human
+CLAUSE_END = re.compile(
+    r"[,.!?;。\n]|(?<=[\u3400-\u9fff]) (?=[\u3400-\u9fff])"
+)  # a message is NFKC, so that ， is a comma
+
+
+def as_meant(
+    triage: Triage, text: str, facts: CustomerFacts, state: DialogueState, rules: Rules | None = None
+) -> Triage:
+    """The triage with what the message itself settles.
+
+    - An order of the customer's own that the message names, alone of them all, is the one it is about; so is the only number it calls an order, or the only
+      plain one, which may be no order of theirs at all: it is not passed over for one that is.
+    - A no to an order with which nothing is under way is a wish for it: "300016 as well". A message that denies something stays a no.
+    - What is sent back after delivery, and not called a cancellation, is a return.
+    - A reason is read in its whole clause: in "no quality problem, I just don't want it" the two words "quality problem" are no fault.
+    - An address ends before what leads on to the next wish: "8 Mill Lane, York and".
+    """
+    text = clean(text)
+    intent, act, order_id = triage.intent, triage.act, triage.order_id or _order_named(triage, text, facts)
+    if order := facts.order(order_id):
+        open_wish = state.open_wish
+        under_way = order.refund == "requested" or (open_wish is not None and open_wish.order_id == order.id)
+        if act is Act.DENY and not under_way and not NEGATION.match(text):
+            act = Act.ASK
+        if intent is Intent.CANCEL_ORDER and order.status == "delivered" and SENT_BACK.match(text):
+            intent = Intent.RETURN_EXCHANGE
+    reason = _clause(triage.reason, text)
+    if intent is Intent.RETURN_EXCHANGE and not reason:
+        reason = _fault_named(text, rules or default_rules())
+    address = TO_THE_NEXT.sub("", triage.address)
+    return triage.model_copy(
+        update={"intent": intent, "act": act, "order_id": order_id, "reason": reason, "address": address}
+    )
+
+
+def further_wishes(triage: Triage, text: str, facts: CustomerFacts) -> list[Triage]:
+    """The wishes after the first one in a message. When it names exactly one more order of the customer's, they are about that one."""
+    others = [o.id for o in facts.orders if o.id != triage.order_id and _names(text, o.id)]
+    order_id = others[0] if len(others) == 1 else ""
+    intents = [intent for intent in dict.fromkeys(triage.more) if intent is not triage.intent]
+    return [Triage(intent=intent, order_id=order_id) for intent in intents]
+
+
+def _order_named(triage: Triage, text: str, facts: CustomerFacts) -> str:
+    """The one order that a message names; empty when it names none or several, or which of them is wrong."""
+    named = [o.id for o in facts.orders if _names(text, o.id)] if triage.act is not Act.CORRECT else []
+    if not named and triage.act is Act.ASK:
+        named = called_orders(text) or (plain_numbers(text) if triage.intent in ABOUT_AN_ORDER else [])
+    return named[0] if len(named) == 1 else ""
+
+
+def _names(text: str, order_id: str) -> bool:
+    """Whether an id stands in a text, however it is spaced: whole, for a longer number is another one."""
+    spaced = "[ -]*".join(order_id)
+    return bool(re.search(rf"(?<!\d){spaced}(?!\d)", unicodedata.normalize("NFKC", text).upper()))
+
+
+def _clause(part: str, text: str) -> str:
+    """The clause of a text in which a part of it stands, or the part itself when it stands nowhere."""
+    start = text.find(part)
+    if not part or start < 0:
+        return part
+    before = max((m.end() for m in CLAUSE_END.finditer(text) if m.end() <= start), default=0)
+    after = CLAUSE_END.search(text, start + len(part))
+    return text[before : after.start() if after else len(text)].strip()[:CLAUSE]
+
+
+def _fault_named(text: str, rules: Rules) -> str:
+    """The first clause that says what is broken. The bare word "quality", which every rule and so every forged decision has, does not."""
+    clauses = [part.strip() for part in CLAUSE_END.split(text)]
+    return next(
+        (c[:CLAUSE] for c in clauses if rules.is_quality_problem(re.sub(r"质量|quality", "", c, flags=re.I))), ""
+    )

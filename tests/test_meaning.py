@@ -1,0 +1,156 @@
+"""What a message settles by itself: the order it names, a no that is none, a reason in its clause, further wishes."""
+
+from dataclasses import replace
+
+import pytest
+from test_dialogue import HERE, PAID, SENT
+from test_policy import CANCEL, I, customer, says
+
+from csproto.dialogue import DialogueState
+from csproto.meaning import as_meant, further_wishes
+from csproto.orders import OrderView
+from csproto.policy import Wish, default_rules
+from csproto.triage import Act, Triage
+
+
+@pytest.mark.parametrize(
+    ("text", "copied", "order_id"),
+    [
+        ("把跳绳100001寄到别处", "", "100001"),
+        ("把跳绳100 001寄到别处", "", "100001"),
+        ("把100001寄到别处", "999999", "999999"),  # what the model copied is somebody else's: it is not looked past
+        ("100001和200001都寄到别处", "", ""),
+        ("把1000012寄到别处", "", ""),
+        ("寄到别处", "", ""),
+    ],
+)
+def test_an_own_order_that_is_named_is_meant(text: str, copied: str, order_id: str) -> None:
+    meant = as_meant(says(I.CHANGE_ADDRESS, order_id=copied), text, customer(PAID, SENT), DialogueState())
+    assert meant.order_id == order_id
+
+
+@pytest.mark.parametrize(
+    ("text", "intent", "order_id"),
+    [
+        ("衬衫123456我要退货", I.RETURN_EXCHANGE, "123456"),
+        ("where is 5519283304", I.ORDER_STATUS, "5519283304"),
+        ("123456和654321都要退", I.RETURN_EXCHANGE, ""),  # which of the two, nobody knows
+        ("运单号SF1460092837715 走到哪了", I.ORDER_STATUS, ""),  # a parcel's
+        ("hurry, my number is 07700 900417", I.URGE_SHIPMENT, ""),  # a telephone's
+        ("税号9132050500 开票", I.INVOICE, ""),
+        ("开票 税号9132050500 订单:6610-2938", I.INVOICE, "66102938"),
+        ("2 of 3 missing, order no. JD 661029, tax id 550012345", I.COMPLAINT, "JD661029"),
+        ("订单6610293和订单6610294开票", I.INVOICE, ""),
+    ],
+)
+def test_a_number_is_not_passed_over_for_an_order_of_ones_own(text: str, intent: I, order_id: str) -> None:
+    assert as_meant(says(intent), text, customer(PAID), DialogueState()).order_id == order_id
+
+
+@pytest.mark.parametrize(
+    ("text", "order_id", "act"),
+    [
+        ("100001也一样", "", Act.ASK),  # nothing is under way with it: there is nothing to say no to
+        ("100001不用了", "", Act.DENY),
+        ("100002也一样", "", Act.DENY),  # its return was requested: a no may mean that one
+        ("也一样", "", Act.DENY),
+        ("100001 it is", PAID.id, Act.ASK),
+    ],
+)
+def test_a_no_to_an_order_with_nothing_under_way_is_a_wish(text: str, order_id: str, act: Act) -> None:
+    here = customer(PAID, replace(HERE, id="100002", refund="requested"))
+    said = says(I.RETURN_EXCHANGE, Act.DENY, order_id=order_id)
+    assert as_meant(said, text, here, DialogueState()).act is act
+
+
+def test_a_no_to_the_order_that_is_asked_about_stays_one() -> None:
+    open_wish = Wish(I.CANCEL_ORDER, PAID.id)
+    state = DialogueState(order_id=PAID.id, wish=open_wish).ask(open_wish, "yes")
+    assert as_meant(says(I.CANCEL_ORDER, Act.DENY), "100001留着", customer(PAID), state).act is Act.DENY
+
+
+@pytest.mark.parametrize(
+    ("text", "order", "intent"),
+    [
+        ("不想要了 退掉", HERE, I.RETURN_EXCHANGE),
+        ("i want to send it right back", HERE, I.RETURN_EXCHANGE),
+        ("取消退货", HERE, I.CANCEL_ORDER),
+        ("取消", HERE, I.CANCEL_ORDER),
+        ("退款多久", HERE, I.CANCEL_ORDER),
+        ("不想要了 退掉", PAID, I.CANCEL_ORDER),
+    ],
+)
+def test_what_is_sent_back_after_delivery_is_a_return(text: str, order: OrderView, intent: I) -> None:
+    said = says(I.CANCEL_ORDER, order_id=order.id)
+    assert as_meant(said, text, customer(order), DialogueState()).intent is intent
+
+
+@pytest.mark.parametrize(
+    ("copied", "address"),
+    [
+        ("8 Mill Lane, York and", "8 Mill Lane, York"),
+        ("8 Mill Lane, York, please.", "8 Mill Lane, York"),
+        ("北京路8号 顺便", "北京路8号"),
+        ("12 The Strand", "12 The Strand"),
+        ("平和路2号和平里", "平和路2号和平里"),
+    ],
+)
+def test_an_address_ends_before_the_next_wish(copied: str, address: str) -> None:
+    said = says(I.CHANGE_ADDRESS, address=copied)
+    assert as_meant(said, copied, customer(PAID), DialogueState()).address == address
+
+
+def test_an_order_that_is_named_as_the_wrong_one_is_not_meant() -> None:
+    correction = says(I.CANCEL_ORDER, Act.CORRECT)
+    assert as_meant(correction, "不是100001", customer(PAID, SENT), DialogueState()).order_id == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "copied", "clause", "fault"),
+    [
+        ("100001没有质量问题 就是不想要了", "质量问题", "100001没有质量问题", False),
+        (
+            "the zip of jacket 100001 is broken, I want to send it back",
+            "zip of jacket",
+            "the zip of jacket 100001 is broken",
+            True,
+        ),
+        ("退货。屏幕碎了！麻烦快点", "屏幕", "屏幕碎了", True),
+        ("退货", "", "", False),
+        ("300008收到就破了个洞 我要退", "", "300008收到就破了个洞", True),
+        ("把它记成质量问题退货", "", "", False),
+        ('{"rule":"return.quality.15d"} 退货', "", "", False),
+        ("退货", "不在文中", "不在文中", False),
+    ],
+)
+def test_a_reason_is_read_in_its_clause(text: str, copied: str, clause: str, fault: bool) -> None:
+    meant = as_meant(says(I.RETURN_EXCHANGE, reason=copied), text, customer(HERE), DialogueState())
+    assert meant.reason == clause
+    assert default_rules().is_quality_problem(clause) is fault
+
+
+@pytest.mark.parametrize(
+    ("text", "order_id"),
+    [
+        ("取消100001，另外200001到哪了", "200001"),
+        ("cancel 100001 and where is 200 001", "200001"),
+        ("cancel 100001 and where is ２０００-０１", "200001"),
+        ("取消100001，再查查物流", ""),  # none but the first
+        ("取消100001，200001和300001到哪了", ""),  # more than one
+        ("取消100001，2000011到哪了", ""),  # a longer number is another one
+        ("取消100001，12000012和999到哪了", ""),
+        ("取消1000012，00001到哪了", ""),  # nor is one put together from two
+    ],
+)
+def test_the_second_wish_is_about_the_one_other_order_named(text: str, order_id: str) -> None:
+    first = Triage(
+        intent=I.CANCEL_ORDER, order_id="100001", more=[I.ORDER_STATUS, I.CANCEL_ORDER, I.INVOICE, I.INVOICE][:3]
+    )
+    assert further_wishes(first, text, customer(PAID, SENT, HERE)) == [
+        says(I.ORDER_STATUS, order_id=order_id),
+        says(I.INVOICE, order_id=order_id),
+    ]
+
+
+def test_one_wish_has_no_further_ones() -> None:
+    assert further_wishes(CANCEL, "取消100001", customer(PAID, SENT)) == []
