@@ -22,7 +22,7 @@ from csproto.conversation import Conversation, Step, UnderWay
 from csproto.dialogue import DialogueState, decide
 from csproto.endpoint import CallOptions, Endpoint, EngineError, Stopped, StopSignal, Usage
 from csproto.masking import masked
-from csproto.meaning import as_meant, further_wishes
+from csproto.meaning import adds_a_reason, as_meant, further_wishes
 from csproto.orders import CustomerFacts, OrderApi, OrderMoved, OrderSystemDown
 from csproto.policy import Decision, Rules, default_rules
 from csproto.transcript import Message, Role, system_prompt
@@ -234,7 +234,8 @@ class _Run:
     def _look_up(self, understood: Triage) -> CustomerFacts:
         """What the order system knows of the customer; small talk asks it nothing, and so survives its troubles."""
         customer_id = self.conversation.customer_id
-        if understood == Triage(intent=Intent.OTHER, more=understood.more):
+        small_talk = understood == Triage(intent=Intent.OTHER, more=understood.more)
+        if small_talk and not adds_a_reason(understood, self.text, self.conversation.state, self.assistant.rules):
             return CustomerFacts(customer_id, (), self.now)
         return self.assistant.orders.facts(customer_id)
 

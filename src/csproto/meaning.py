@@ -4,10 +4,11 @@ import re
 import unicodedata
 
 from csproto.dialogue import DialogueState
+from csproto.keywords import KEYWORDS
 from csproto.orders import CustomerFacts
 from csproto.policy import Rules, default_rules
 from csproto.transcript import clean
-from csproto.triage import NEGATION, Act, Intent, Triage, called_orders, plain_numbers
+from csproto.triage import NEGATION, Act, Intent, Triage, called_orders, canonical_order_id, plain_numbers
 
 # Wishes in which a plain number can be little else than an order; an invoice has tax numbers, a delivery telephones, a payment amounts.
 ABOUT_AN_ORDER = {
@@ -22,6 +23,9 @@ TO_THE_NEXT = re.compile(
     r"[\s,;.]*(?:(?<=[\s,;])(?:and|also|then|plus|please|pls|thanks|thx|ty)|和|以及|还有|另外|顺便|谢谢)?[\s,;.]*$",
     re.I,
 )
+NO_WISH = re.compile(
+    r"“[^”]*”|「[^」]*」|\"[^\"]*\"|单号(?:是|:)? ?#?[0-9A-Za-z-]{6,}"
+)  # citations, and what an order is called
 CLAUSE = 120  # characters of a clause that are kept for a human
 CLAUSE_END = re.compile(
     r"[,.!?;。\n]|(?<=[\u3400-\u9fff]) (?=[\u3400-\u9fff])"
@@ -38,10 +42,14 @@ def as_meant(
     - A no to an order with which nothing is under way is a wish for it: "300016 as well". A message that denies something stays a no.
     - What is sent back after delivery, and not called a cancellation, is a return.
     - A reason is read in its whole clause: in "no quality problem, I just don't want it" the two words "quality problem" are no fault.
+    - A fault named after a return without a reason is its reason. A bare number is an order to look at, or the one that was asked for, and no new wish.
     - An address ends before what leads on to the next wish: "8 Mill Lane, York and".
     """
-    text = clean(text)
+    text, rules = clean(text), rules or default_rules()
     intent, act, order_id = triage.intent, triage.act, triage.order_id or _order_named(triage, text, facts)
+    if act is Act.ASK and order_id and text.isascii() and order_id == canonical_order_id(text):
+        about = state.open_wish or state.wish
+        intent = intent if about and about.intent is intent else Intent.OTHER
     if order := facts.order(order_id):
         open_wish = state.open_wish
         under_way = order.refund == "requested" or (open_wish is not None and open_wish.order_id == order.id)
@@ -50,19 +58,35 @@ def as_meant(
         if intent is Intent.CANCEL_ORDER and order.status == "delivered" and SENT_BACK.match(text):
             intent = Intent.RETURN_EXCHANGE
     reason = _clause(triage.reason, text)
+    if adds_a_reason(triage, text, state, rules):
+        intent = Intent.RETURN_EXCHANGE
     if intent is Intent.RETURN_EXCHANGE and not reason:
-        reason = _fault_named(text, rules or default_rules())
+        reason = _fault_named(text, rules)
     address = TO_THE_NEXT.sub("", triage.address)
     return triage.model_copy(
         update={"intent": intent, "act": act, "order_id": order_id, "reason": reason, "address": address}
     )
 
 
+def adds_a_reason(triage: Triage, text: str, state: DialogueState, rules: Rules) -> bool:
+    """Whether what was read as small talk names a fault, after a return for which no reason was given."""
+    last = state.wish
+    waits = last is not None and last.intent is Intent.RETURN_EXCHANGE and not last.reason and not last.withdraw
+    small_talk = triage.intent is Intent.OTHER and triage.act is Act.ASK and not triage.order_id
+    return waits and small_talk and not state.open_wish and bool(_fault_named(clean(text), rules))
+
+
 def further_wishes(triage: Triage, text: str, facts: CustomerFacts) -> list[Triage]:
-    """The wishes after the first one in a message. When it names exactly one more order of the customer's, they are about that one."""
+    """The wishes after the first one in a message. When it names exactly one more order of the customer's, they are about that one.
+
+    What stands in quotation marks is dictated or cited, and 单号123456 is no question for a parcel's number: beside such, a further wish needs a word of its own.
+    """
     others = [o.id for o in facts.orders if o.id != triage.order_id and _names(text, o.id)]
     order_id = others[0] if len(others) == 1 else ""
     intents = [intent for intent in dict.fromkeys(triage.more) if intent is not triage.intent]
+    if (own := NO_WISH.sub(" ", clean(text))) != clean(text):
+        words = dict(KEYWORDS)
+        intents = [intent for intent in intents if intent in words and re.search(words[intent], own, re.I)]
     return [Triage(intent=intent, order_id=order_id) for intent in intents]
 
 

@@ -128,13 +128,14 @@ def bench_command(
         Progress(TextColumn("measuring"), BarColumn(), TimeRemainingColumn(), console=err, transient=True) as bar,
     ):
         task = bar.add_task("")
-        record = compare(
-            plan,
-            urls={name: url for name, url in urls.items() if url},
-            model=model,
-            say=say,
-            advance=lambda done, steps: bar.update(task, completed=done, total=steps),
-        )
+
+        def advance(done: float, steps: float) -> None:
+            bar.update(task, completed=done, total=steps)
+            if not err.is_terminal:
+                say(f"measured {10 * int(10 * done / steps)} %: {done:.0f} of {steps:.0f} steps")
+
+        reachable = {name: url for name, url in urls.items() if url}
+        record = compare(plan, urls=reachable, model=model, say=say, advance=advance)
     if out_file:
         out_file.parent.mkdir(parents=True, exist_ok=True)
         out_file.write_text(json.dumps(record, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
