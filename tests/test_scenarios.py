@@ -175,7 +175,6 @@ def check(results: list[Result]) -> None:
 
 
 @pytest.mark.timeout(1800)
-@pytest.mark.long
 def test_the_server_passes(endpoint) -> None:
     check(scenarios.run_all(ALL, scenarios.factory(endpoint)))
 
