@@ -1,6 +1,7 @@
 """The command line as a user meets it: exit codes, one clear line, JSON that a program can read."""
 
 import json
+import re
 
 import pytest
 
@@ -49,6 +50,12 @@ def test_what_goes_wrong_is_one_clear_line(run_cli, server, words, environment, 
     assert line in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
+
+
+def test_scenarios_are_counted_by_family(run_cli, server) -> None:
+    done = run_cli("scenarios", "--family", "other_people")
+    assert done.returncode == 0, done.stdout
+    assert re.fullmatch(r"other_people +(\d+) of \1", done.stdout.strip())
 
 
 def test_doctor_says_what_is_there(run_cli) -> None:

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
+from sqlalchemy import insert, select, update
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
@@ -76,25 +77,26 @@ class Conversation:
 
     def save(self, engine: Engine) -> None:
         """Write the conversation to the database as it stands. One whose customer has been erased meanwhile is not written again."""
-        row = ConversationRow(
-            id=self.id,
-            customer_id=self.customer_id,
-            started_at=self.started_at,
-            turns=self.turns,
-            state=asdict(self.state)
+        values = {
+            "customer_id": self.customer_id,
+            "started_at": self.started_at,
+            "turns": self.turns,
+            "state": asdict(self.state)
             | {
                 "language": self.language,
                 "queue": [wish.to_wire() for wish in self.queue],
                 "under_way": self.under_way and asdict(self.under_way),
             },
-            transcript=[list(m) for m in self.transcript],
-        )
-        with Session(engine) as session, session.begin():
-            session.merge(row)
-            session.flush()
+            "transcript": [list(m) for m in self.transcript],
+        }
+        with engine.connect() as connection:
+            kept = connection.execute(update(ConversationRow).where(ConversationRow.id == self.id).values(values))
+            if not kept.rowcount:
+                connection.execute(insert(ConversationRow).values(id=self.id, **values))
             # Looked at after the row is written: an erasure under way is waited for, a later one finds the row.
-            if session.get(Customer, self.customer_id, with_for_update={"read": True}) is None:
-                session.rollback()
+            known = select(Customer.id).where(Customer.id == self.customer_id).with_for_update(read=True)
+            if connection.scalar(known):
+                connection.commit()
 
 
 def resume(engine: Engine, conversation_id: str, customer_id: str) -> Conversation:

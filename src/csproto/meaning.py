@@ -24,7 +24,7 @@ TO_THE_NEXT = re.compile(
     re.I,
 )
 NO_WISH = re.compile(
-    r"“[^”]*”|「[^」]*」|\"[^\"]*\"|单号(?:是|:)? ?#?[0-9A-Za-z-]{6,}"
+    r"“[^”]*”|「[^」]*」|\"[^\"]{12,}\"|单号(?:是|:)? ?#?[0-9A-Za-z-]{6,}"
 )  # citations, and what an order is called
 CLAUSE = 120  # characters of a clause that are kept for a human
 CLAUSE_END = re.compile(

@@ -125,8 +125,9 @@ class OrderApi:
     def known(self, customer_id: str) -> None:
         """Raise CustomerUnknown unless the customer is on the books, OrderSystemDown when these cannot be read. No fault applies: it is the session's own table."""
         try:
-            with Session(self.engine) as session:
-                _customer(session, customer_id)
+            with self.engine.connect() as connection:
+                if connection.scalar(select(Customer.id).where(Customer.id == customer_id)) is None:
+                    raise _unknown(customer_id)
         except SQLAlchemyError as error:
             raise OrderSystemDown(
                 f"The shop's database cannot be read: {_first_line(error)} Try again later."
@@ -192,7 +193,10 @@ class OrderApi:
 
     def _facts(self, customer_id: str) -> CustomerFacts:
         with Session(self.engine) as session:
-            customer = _customer(session, customer_id)
+            columns = Customer.joined_at, Customer.failed_payments, Customer.address_matches
+            customer = session.execute(select(*columns).where(Customer.id == customer_id)).one_or_none()
+            if customer is None:
+                raise _unknown(customer_id)
             orders = session.scalars(
                 select(Order).where(Order.customer_id == customer_id).order_by(Order.created_at.desc(), Order.id)
             )
@@ -204,9 +208,7 @@ class OrderApi:
             return CustomerFacts(
                 customer_id,
                 tuple(_view(o) for o in orders),
-                customer.joined_at,
-                customer.failed_payments,
-                customer.address_matches,
+                *customer,
                 {row[0]: row[1] for row in urges},
             )
 
@@ -306,10 +308,14 @@ def _ticket(session: Session, customer_id: str, write: Write, now: datetime) -> 
 def _customer(session: Session, customer_id: str, **lock: Any) -> Customer:
     customer = session.get(Customer, customer_id, **lock)
     if customer is None:
-        raise CustomerUnknown(
-            f"There is no customer {customer_id}. Create the demo data with `csproto db init`, or name another customer."
-        )
+        raise _unknown(customer_id)
     return customer
+
+
+def _unknown(customer_id: str) -> CustomerUnknown:
+    return CustomerUnknown(
+        f"There is no customer {customer_id}. Create the demo data with `csproto db init`, or name another customer."
+    )
 
 
 def _view(order: Order) -> OrderView:

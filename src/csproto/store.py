@@ -134,7 +134,8 @@ class ConversationRow(Base):
 
 def open_engine(url: str) -> Engine:
     """An engine whose SQLite files wait for each other and keep readers and writers apart. Its errors never quote the values of a statement."""
-    engine = create_engine(url, pool_pre_ping=True, hide_parameters=True)
+    # A server may have closed a kept connection; a file does not.
+    engine = create_engine(url, pool_pre_ping=not url.startswith("sqlite"), hide_parameters=True)
     if engine.dialect.name == "sqlite":
 
         @event.listens_for(engine, "connect")

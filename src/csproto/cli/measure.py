@@ -87,8 +87,8 @@ def scenarios_command(
         for result in results:
             if not result.passed:
                 out.print(str(result), markup=False)
-        for name, (passed, total) in report["by_family"].items():
-            out.print(f"{name:20} {passed} of {total}")
+        for name, counts in report["by_family"].items():
+            out.print(f"{name:20} {counts['passed']} of {counts['total']}")
     if report["failed"]:
         raise CsprotoError(f"{report['total'] - report['passed']} of {report['total']} scenarios failed.")
 
