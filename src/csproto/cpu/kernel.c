@@ -309,7 +309,7 @@ typedef struct {
 } batch_t;
 
 /* tokens that go through the layers together; rows of x at a time: they stay in the first-level cache; bytes of weights in a task */
-enum { STEP = 256, ROWS = WIDE, BYTES = 48 << 10 };
+enum { STEP = 256, ROWS = 16, BYTES = 48 << 10 };
 
 typedef struct {
     const model_t *model;
