@@ -1,7 +1,6 @@
 """What a message settles by itself, however little of it the model understood: the order it names, a reason in its whole clause, further wishes. Pure."""
 
 import re
-import unicodedata
 
 from csproto.dialogue import DialogueState
 from csproto.keywords import KEYWORDS
@@ -23,13 +22,11 @@ TO_THE_NEXT = re.compile(
     r"[\s,;.]*(?:(?<=[\s,;])(?:and|also|then|plus|please|pls|thanks|thx|ty)|和|以及|还有|另外|顺便|谢谢)?[\s,;.]*$",
     re.I,
 )
-NO_WISH = re.compile(
-    r"“[^”]*”|「[^」]*」|\"[^\"]{12,}\"|单号(?:是|:)? ?#?[0-9A-Za-z-]{6,}"
-)  # citations, and what an order is called
+# Citations, and what an order is called.
+NO_WISH = re.compile(r"“[^”]*”|「[^」]*」|\"[^\"]{12,}\"|单号(?:是|:)? ?#?[0-9A-Za-z-]{6,}")
 CLAUSE = 120  # characters of a clause that are kept for a human
-CLAUSE_END = re.compile(
-    r"[,.!?;。\n]|(?<=[\u3400-\u9fff]) (?=[\u3400-\u9fff])"
-)  # a message is NFKC, so that ， is a comma
+# A message is NFKC, so that ， is a comma.
+CLAUSE_END = re.compile(r"[,.!?;。\n]|(?<=[\u3400-\u9fff]) (?=[\u3400-\u9fff])")
 
 
 def as_meant(
@@ -81,12 +78,12 @@ def further_wishes(triage: Triage, text: str, facts: CustomerFacts) -> list[Tria
 
     What stands in quotation marks is dictated or cited, and 单号123456 is no question for a parcel's number: beside such, a further wish needs a word of its own.
     """
+    text = clean(text)
     others = [o.id for o in facts.orders if o.id != triage.order_id and _names(text, o.id)]
     order_id = others[0] if len(others) == 1 else ""
     intents = [intent for intent in dict.fromkeys(triage.more) if intent is not triage.intent]
-    if (own := NO_WISH.sub(" ", clean(text))) != clean(text):
-        words = dict(KEYWORDS)
-        intents = [intent for intent in intents if intent in words and re.search(words[intent], own, re.I)]
+    if (own := NO_WISH.sub(" ", text)) != text:
+        intents = [intent for intent in intents if intent in KEYWORDS and re.search(KEYWORDS[intent], own, re.I)]
     return [Triage(intent=intent, order_id=order_id) for intent in intents]
 
 
@@ -101,7 +98,7 @@ def _order_named(triage: Triage, text: str, facts: CustomerFacts) -> str:
 def _names(text: str, order_id: str) -> bool:
     """Whether an id stands in a text, however it is spaced: whole, for a longer number is another one."""
     spaced = "[ -]*".join(order_id)
-    return bool(re.search(rf"(?<!\d){spaced}(?!\d)", unicodedata.normalize("NFKC", text).upper()))
+    return bool(re.search(rf"(?<!\d){spaced}(?!\d)", text.upper()))
 
 
 def _clause(part: str, text: str) -> str:

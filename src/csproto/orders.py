@@ -5,10 +5,10 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import datetime
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 from sqlalchemy import delete, select, update
-from sqlalchemy.engine import Engine
+from sqlalchemy.engine import Connection, Engine, Row
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
 from sqlalchemy.sql import ColumnElement
@@ -126,8 +126,7 @@ class OrderApi:
         """Raise CustomerUnknown unless the customer is on the books, OrderSystemDown when these cannot be read. No fault applies: it is the session's own table."""
         try:
             with self.engine.connect() as connection:
-                if connection.scalar(select(Customer.id).where(Customer.id == customer_id)) is None:
-                    raise _unknown(customer_id)
+                _customer(connection, customer_id)
         except SQLAlchemyError as error:
             raise OrderSystemDown(
                 f"The shop's database cannot be read: {_first_line(error)} Try again later."
@@ -193,10 +192,7 @@ class OrderApi:
 
     def _facts(self, customer_id: str) -> CustomerFacts:
         with Session(self.engine) as session:
-            columns = Customer.joined_at, Customer.failed_payments, Customer.address_matches
-            customer = session.execute(select(*columns).where(Customer.id == customer_id)).one_or_none()
-            if customer is None:
-                raise _unknown(customer_id)
+            joined_at, failed_payments, address_matches = _customer(session, customer_id)
             orders = session.scalars(
                 select(Order).where(Order.customer_id == customer_id).order_by(Order.created_at.desc(), Order.id)
             )
@@ -208,7 +204,9 @@ class OrderApi:
             return CustomerFacts(
                 customer_id,
                 tuple(_view(o) for o in orders),
-                *customer,
+                joined_at,
+                failed_payments,
+                address_matches,
                 {row[0]: row[1] for row in urges},
             )
 
@@ -220,7 +218,7 @@ class OrderApi:
                 )
                 session.add(audit)
                 session.flush()  # the second use of a key fails here, before anything else is touched
-                _customer(session, customer_id, with_for_update={"read": True})
+                _customer(session, customer_id, lock=True)
                 if write.order_id:
                     self.change(session, customer_id, write, now)
                 if write.kind == "withdraw":
@@ -305,17 +303,16 @@ def _ticket(session: Session, customer_id: str, write: Write, now: datetime) -> 
     return ticket
 
 
-def _customer(session: Session, customer_id: str, **lock: Any) -> Customer:
-    customer = session.get(Customer, customer_id, **lock)
-    if customer is None:
-        raise _unknown(customer_id)
-    return customer
-
-
-def _unknown(customer_id: str) -> CustomerUnknown:
-    return CustomerUnknown(
-        f"There is no customer {customer_id}. Create the demo data with `csproto db init`, or name another customer."
-    )
+def _customer(database: Session | Connection, customer_id: str, lock: bool = False) -> Row[datetime, int, bool]:
+    """Since when, failed payments and whether the addresses match; columns only, because every turn asks. `lock` makes an erasure wait. Raises CustomerUnknown."""
+    columns = select(Customer.joined_at, Customer.failed_payments, Customer.address_matches)
+    found = columns.where(Customer.id == customer_id)
+    row = database.execute(found.with_for_update(read=True) if lock else found).one_or_none()
+    if row is None:
+        raise CustomerUnknown(
+            f"There is no customer {customer_id}. Create the demo data with `csproto db init`, or name another customer."
+        )
+    return row
 
 
 def _view(order: Order) -> OrderView:

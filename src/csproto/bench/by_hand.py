@@ -23,7 +23,7 @@ from csproto.dialogue import decide
 from csproto.endpoint import CallOptions, GenerationTruncated, Usage
 from csproto.keywords import keyword_triage
 from csproto.meaning import as_meant, further_wishes
-from csproto.orders import OrderApi
+from csproto.orders import CustomerFacts, OrderApi
 from csproto.transcript import Message, clean, system_prompt
 from csproto.triage import Triage
 from csproto.turn import Part, Turn
@@ -83,20 +83,20 @@ class ByHand:
         conversation.transcript += [Message("user", text), Message("assistant", wire)]
         facts = self.orders.facts(conversation.customer_id)
         turn.meant = as_meant(turn.triage, text, facts, conversation.state)
-        wishes, shown_at, following = [turn.meant], 0.0, further_wishes(turn.meant, text, facts)
+        conversation.queue += further_wishes(turn.meant, text, facts)
+        wishes, shown_at = [turn.meant], 0.0
         while wishes:
-            part = self._decide(
-                conversation, wishes.pop(0), f"{conversation.id}:{conversation.turns}:{len(turn.parts)}"
-            )
+            key = f"{conversation.id}:{conversation.turns}:{len(turn.parts)}"
+            part = self._decide(conversation, wishes.pop(0), facts, key)
             turn.parts.append(part)
             part.reply = self._generate(reply_program.program(), conversation, turn).strip()
             shown_at = shown_at or self.endpoint.calls[-1].first
             if not part.reply:
                 part.reply, part.fallback = wording.template(part.decision, conversation.language, part.facts), True
             conversation.transcript.append(Message("assistant", part.reply))
-            conversation.queue, following = [*conversation.queue, *following], []
             if conversation.queue and not conversation.state.waiting:
                 wishes.append(conversation.queue.pop(0))
+                facts = self.orders.facts(conversation.customer_id)  # the first wish may have changed them
         conversation.turns += 1
         conversation.save(self.orders.engine)
         turn.total_ms, turn.ttft_ms = (time.perf_counter() - began) * 1000, (shown_at - began) * 1000
@@ -113,9 +113,8 @@ class ByHand:
         conversation.computed_tokens = call.meta["prompt_tokens"] + call.meta["completion_tokens"] - 1
         return call.text
 
-    def _decide(self, conversation: Conversation, understood: Triage, key: str) -> Part:
-        """Facts, decision and its write, and the brief for the reply."""
-        facts = self.orders.facts(conversation.customer_id)
+    def _decide(self, conversation: Conversation, understood: Triage, facts: CustomerFacts, key: str) -> Part:
+        """The decision and its write, and the brief for the reply."""
         decision, conversation.state = decide(understood, facts, conversation.state, self.now)
         say = dict(decision.say)
         if write := decision.write:

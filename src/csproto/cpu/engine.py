@@ -173,17 +173,17 @@ class Engine:
 
         decode, requests = batch.forward_mode.is_decode(), batch.req_pool_indices
         only_logits = self.plain_logits and not batch.return_logprob and not batch.capture_hidden_mode.need_capture()
-        lengths = torch.ones_like(requests) if decode else batch.extend_seq_lens.to(torch.int64)
-        rows = requests if decode else torch.repeat_interleave(requests, lengths)
-        logits = torch.empty(len(requests), self.shape.vocab)
+        rows = requests if decode else torch.repeat_interleave(requests, batch.extend_seq_lens.to(torch.int64))
         if decode and only_logits:
+            logits = torch.empty(len(ids), self.shape.vocab)
             self._run(ids, positions, rows, batch.out_cache_loc, None, logits)
             return LogitsProcessorOutput(next_token_logits=logits)
         hidden = torch.empty(len(ids), self.shape.hidden, dtype=self.dtype)
         self._run(ids, positions, rows, batch.out_cache_loc, hidden, None)
         if not only_logits:
             return self.model.logits_processor(ids, hidden, self.model.lm_head, batch)
-        last = hidden[torch.cumsum(lengths, 0) - 1]
+        last = hidden[torch.cumsum(batch.extend_seq_lens, 0) - 1]
+        logits = torch.empty(len(last), self.shape.vocab)
         self.library.head(ctypes.byref(self.shape), last.data_ptr(), len(last), logits.data_ptr())
         return LogitsProcessorOutput(next_token_logits=logits)
 

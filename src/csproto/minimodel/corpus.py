@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import NamedTuple
 
 from csproto import wording
@@ -67,6 +68,14 @@ def small_talk_kind(text: str) -> str:
             if pattern.search(text):
                 return kind
     return "default"
+
+
+@cache
+def unasked(language: str, name: str) -> list[str]:
+    """The lines of `confirm` or `deny` that say nothing by themselves: those that are a wish elsewhere stay what they are there, and so does what names a deed."""
+    lists = seeds(language)
+    wishes = {line for intent in Intent for line in lists[intent]}
+    return [line for line in lists[name] if line not in wishes and not DEED.search(line)]
 
 
 class _Dialogue:
@@ -190,10 +199,9 @@ class _Dialogue:
         return speaker.wish(self._intent(), with_order=None if pick.random() < 0.4 else False)
 
     def _unasked(self, name: str, act: Act) -> Utterance:
-        """A yes or no to nothing; lines that are a message of their own elsewhere stay what they are there, and so does what names a deed."""
-        wishes = {line for intent in Intent for line in seeds(self.language)[intent]}
-        lines = [line for line in seeds(self.language)[name] if line not in wishes and not DEED.search(line)]
-        return Utterance(clean(self.pick.choice(lines)), Triage(intent=Intent.OTHER, act=act))
+        """A yes or no to nothing."""
+        line = self.pick.choice(unasked(self.language, name))
+        return Utterance(clean(line), Triage(intent=Intent.OTHER, act=act))
 
     def _intent(self) -> Intent:
         return self.pick.choice([i for i in Intent if i is not Intent.OTHER])
