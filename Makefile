@@ -21,8 +21,9 @@ $(STAMP): pyproject.toml requirements/cpu.txt requirements/gpu.txt requirements/
 demo: $(STAMP) ## two customers answered by a real SGLang server
 	@$(RUN)/csproto demo
 
+# Two workers, each with its own server: much of the time is one process that starts, which keeps one core busy.
 test: $(STAMP) lint ## lint, types and all tests
-	$(RUN)/pytest
+	$(RUN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-all: $(STAMP) lint ## the long suites too
 	CSPROTO_LONG=1 $(RUN)/pytest -m ""

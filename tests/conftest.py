@@ -1,4 +1,4 @@
-"""One real server with the shipped model for the whole run, and a fresh shop for each test."""
+"""One real server with the shipped model for the whole run (for each worker of `pytest -n`), and a fresh shop for each test."""
 
 import os
 import subprocess
@@ -22,6 +22,11 @@ make_torchvision_importable()  # tests import sglang themselves
 # How long an example takes says more about the machine than about the code. `make test-all` sets CSPROTO_LONG.
 examples.register_profile("house", deadline=None, max_examples=2_000 if os.environ.get("CSPROTO_LONG") == "1" else 100)
 examples.load_profile("house")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The notebooks first: they take longest, and begun last they would have one worker wait for the other."""
+    items.sort(key=lambda item: item.path.stem != "test_notebooks")
 
 
 @pytest.fixture(scope="session", autouse=True)

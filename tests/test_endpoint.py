@@ -13,6 +13,7 @@ import pytest
 import sglang as sgl
 import urllib3
 from sglang.lang.backend.runtime_endpoint import RuntimeEndpoint
+from support import running_requests
 from tokenizers import Tokenizer
 
 from csproto.endpoint import (
@@ -127,11 +128,6 @@ def test_a_connection_closed_before_any_answer_is_opened_once_more(server, cut: 
             assert Endpoint(f"http://127.0.0.1:{relay.server_address[1]}", server[1]).model_name
         assert not relay.cut
         relay.shutdown()
-
-
-def running_requests(endpoint) -> int:
-    load = endpoint.get_json("/v1/loads")
-    return sum(entry.get("num_running_reqs", 0) for entry in load["loads"])
 
 
 @pytest.mark.parametrize("delay", [0.0, 0.3])

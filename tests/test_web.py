@@ -15,6 +15,7 @@ import uvicorn
 from fastapi.testclient import TestClient
 from sqlalchemy import select
 from sqlalchemy.orm import Session
+from support import running_requests
 
 from csproto.bounds import Bounds
 from csproto.orders import Faults
@@ -68,10 +69,6 @@ def serving(make_assistant) -> Iterator[Callable[..., str]]:
 def events(text: str) -> list[tuple[str, Any]]:
     blocks = [block.split("\n") for block in text.split("\n\n") if block]
     return [(name.removeprefix("event: "), json.loads(data.removeprefix("data: "))) for name, data in blocks]
-
-
-def running_requests(endpoint) -> int:
-    return sum(entry.get("num_running_reqs", 0) for entry in endpoint.get_json("/v1/loads")["loads"])
 
 
 # -- answers

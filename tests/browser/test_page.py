@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
+from support import running_requests
 from talking import compose, idle, say, wait_for_turns
 
 from csproto.store import Order, Ticket
@@ -108,10 +109,6 @@ def test_example_chips_send(page) -> None:
     idle(page)
     assert turns(page) == [[text, "done"]]
     assert page.locator(".csp-chips").is_hidden()
-
-
-def running_requests(endpoint) -> int:
-    return sum(entry.get("num_running_reqs", 0) for entry in endpoint.get_json("/v1/loads")["loads"])
 
 
 def seconds_until(condition: Callable[[], bool], limit: float) -> float:

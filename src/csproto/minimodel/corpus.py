@@ -22,7 +22,9 @@ from csproto.triage import Act, Intent, Triage
 
 # Shares of the samples: copying ids, reasons and addresses is a skill of its own; understanding takes the most practice per token.
 DRILLS = 0.12  # only repeat what was said
-OPENING_ONLY = 0.65  # end after the first triage
+OPENING_ONLY = 0.85  # end after the first triage
+# Other messages at the same place of a longer transcript, each with its triage: most of what a later triage costs is what stands before it, and that they share.
+ALTERNATIVES = 5
 CATEGORIES = ("clothing", "home", "electronics", "clothing", "home", "electronics", "fresh", "custom", "digital")
 GREETING = re.compile(
     r"^(?:你好|您好|在吗|在么|在不|亲|hi|hello|hey|good (?:morning|evening|afternoon)|哈喽|早上好|下午好|晚上好|有人)",
@@ -40,6 +42,7 @@ class Piece(NamedTuple):
     content: str
     learn: bool = False
     more: str = ""  # text of ours after what the model wrote, in the same message
+    instead: tuple[tuple[str, str], ...] = ()  # other messages that could stand here, each with the JSON to write
 
 
 def conversations(seed: int, count: int) -> Iterator[list[Piece]]:
@@ -91,8 +94,8 @@ class _Dialogue:
 
     def transcript(self) -> list[Piece]:
         if self.pick.random() < OPENING_ONLY:
-            said = self._message()
-            return [*self.pieces, Piece("user", said.text), Piece("assistant", said.to_wire(), learn=True)]
+            self._said(alternatives=0)
+            return self.pieces
         turns = self.pick.choices((1, 2, 3, 4, 5, 7), (30, 20, 20, 15, 10, 5))[0]
         for _ in range(turns):
             self._turn()
@@ -100,11 +103,19 @@ class _Dialogue:
 
     # -- what the customer says next
 
+    def _said(self, alternatives: int = ALTERNATIVES) -> Utterance:
+        """The next message and its triage, added to the transcript."""
+        said, *others = (self._message() for _ in range(1 + alternatives))
+        self.pieces += [
+            Piece("user", said.text, instead=tuple((other.text, other.to_wire()) for other in others)),
+            Piece("assistant", said.to_wire(), learn=True),
+        ]
+        return said
+
     def _turn(self) -> None:
-        said = self._message()
+        said = self._said()
         text, triage = said.text, said.triage
         language = wording.language_of(text, self.language)
-        self.pieces += [Piece("user", text), Piece("assistant", said.to_wire(), learn=True)]
         had_question, wishes, first = self.state.waiting, [triage], True
         while wishes:
             decision = self._decided(wishes.pop(0))

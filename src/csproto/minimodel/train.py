@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from tokenizers import Tokenizer
@@ -25,7 +25,7 @@ from csproto.minimodel.corpus import Piece, conversations
 logger = logging.getLogger(__name__)
 
 USER_WEIGHT = 0.15  # the loss on customers' words: they teach the language, though the model never has to write them
-USER_SHARE = 0.5  # of their tokens that carry it, drawn anew each time: the output layer is a third of the work
+USER_SHARE = 0.2  # of their tokens that carry it, drawn anew each time: the output layer is a third of the work
 FIRST_WEIGHT = 3.0  # the first token the model writes is the intent: the hardest choice of all
 CHUNK = 1_024  # conversations generated, sorted by length and batched together
 
@@ -40,10 +40,10 @@ class Recipe:
     kv_heads: int = 2
     intermediate: int = 1024
     tokens: int = 24_000_000
-    batch_tokens: int = 3_072
-    learning_rate: float = 8e-4
+    batch_tokens: int = 4_096
+    learning_rate: float = 7e-4
     warmup: float = 0.02  # shares of the whole run
-    decay: float = 0.5
+    decay: float = 0.6
     weight_decay: float = 0.05
     dropout: float = 0.03  # of BPE merges in customers' words, so that a slip of the keyboard is no stranger
     average: float = 0.998
@@ -74,73 +74,119 @@ def model_config(recipe: Recipe) -> LlamaConfig:
     )
 
 
-def encoded(pieces: list[Piece], plain: Tokenizer, rough: Tokenizer) -> tuple[list[int], list[float]]:
-    """Token ids of a transcript and, for each, the weight of its prediction in the loss. Draws from `random`."""
-    ids: list[int] = []
-    weights: list[float] = []
+class Row(NamedTuple):
+    """A transcript in tokens, one list entry each. Messages that could stand in another's place are branches beside the trunk."""
+
+    ids: list[int]
+    weights: list[float]  # of the token's prediction in the loss
+    branches: list[int]  # 0 is the trunk; a token sees the trunk before it and its own branch
+    positions: list[int]  # a branch goes on where it leaves the trunk
+
+
+def encoded(pieces: list[Piece], plain: Tokenizer, rough: Tokenizer) -> Row:
+    """A transcript as tokens. Draws from `random`."""
+    row = Row([], [], [], [])
+    place, branch = 0, 0  # the next position and the branch it is on
 
     def add(text: str, weight: float, by: Tokenizer = plain) -> None:
+        nonlocal place
         new = by.encode(text).ids
-        ids.extend(new)
-        weights.extend([weight] * len(new))
+        row.ids.extend(new)
+        row.weights.extend([weight] * len(new))
+        row.branches.extend([branch] * len(new))
+        row.positions.extend(range(place, place + len(new)))
+        place += len(new)
 
-    exact = pieces[0].content == "copy"  # what has to be repeated is read as it will be written
-    for piece in pieces:
+    def message(piece: Piece, by: Tokenizer) -> None:
         add(f"<|im_start|>{piece.role}\n", 0.0)
-        place = len(ids)
-        add(piece.content, float(piece.learn), plain if exact or piece.role != "user" else rough)
+        start = len(row.ids)
+        add(piece.content, float(piece.learn), by if piece.role == "user" else plain)
         if piece.learn:
-            weights[place] = FIRST_WEIGHT
+            row.weights[start] = FIRST_WEIGHT
         elif piece.role == "user":
-            weights[place:] = [USER_WEIGHT * (random.random() < USER_SHARE) for _ in ids[place:]]
+            row.weights[start:] = [USER_WEIGHT * (random.random() < USER_SHARE) for _ in row.ids[start:]]
         if piece.more:
             add(f" {piece.more}", 0.0)
         add("<|im_end|>", 1.0 if piece.learn and not piece.more else 0.0)
         add("\n", 0.0)
-    return ids, weights
+
+    exact = pieces[0].content == "copy"  # what has to be repeated is read as it will be written
+    branches = 0
+    for piece in pieces:
+        fork = place
+        for text, wire in piece.instead:
+            branch = branches = branches + 1
+            message(Piece("user", text), rough)
+            message(Piece("assistant", wire, learn=True), rough)
+            place, branch = fork, 0
+        message(piece, plain if exact else rough)
+    return row
 
 
-def batches(
-    recipe: Recipe, tokenizer: Tokenizer, first_chunk: int = 0
-) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
-    """Endless batches: number of the chunk they come from, ids and weights, both (rows, longest), padded with zeros."""
+def batches(recipe: Recipe, tokenizer: Tokenizer, first_chunk: int = 0) -> Iterator[tuple[int, torch.Tensor]]:
+    """Endless batches: number of the chunk they come from, and the four lists of its rows as one tensor (4, rows, longest), padded with zeros."""
     rough = Tokenizer.from_str(tokenizer.to_str())
     rough.model.dropout = recipe.dropout
     number = first_chunk
     while True:
         rows = sorted(
             (encoded(c, tokenizer, rough) for c in conversations(recipe.seed * 1_000_003 + number, CHUNK)),
-            key=lambda row: len(row[0]),
+            key=lambda row: len(row.ids),
         )
-        groups: list[list[Any]] = [[]]
+        groups: list[list[Row]] = [[]]
         for row in rows:
-            if groups[-1] and (len(groups[-1]) + 1) * len(row[0]) > recipe.batch_tokens:
+            if groups[-1] and (len(groups[-1]) + 1) * len(row.ids) > recipe.batch_tokens:
                 groups.append([])
             groups[-1].append(row)
         order = torch.randperm(len(groups), generator=torch.Generator().manual_seed(number)).tolist()
         for place in order:
-            yield number, *_padded(groups[place])
+            yield number, _padded(groups[place])
         number += 1
 
 
-def _padded(rows: list[tuple[list[int], list[float]]]) -> tuple[torch.Tensor, torch.Tensor]:
-    longest = max(len(ids) for ids, _ in rows)
-    ids = torch.zeros(len(rows), longest, dtype=torch.long)
-    weights = torch.zeros(len(rows), longest)
-    for place, (row, weight) in enumerate(rows):
-        ids[place, : len(row)], weights[place, : len(row)] = torch.tensor(row), torch.tensor(weight)
-    return ids, weights
+def _padded(rows: list[Row]) -> torch.Tensor:
+    longest = max(len(row.ids) for row in rows)
+    return torch.tensor(
+        [[[*line, *[0] * (longest - len(line))] for line in lines] for lines in zip(*rows, strict=True)]
+    )
 
 
-def loss_of(body: Any, head: Any, ids: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Weighted cross-entropy per token; causal, so padding on the right needs no mask. Positions of no weight skip the output layer."""
-    with torch.autocast(ids.device.type, dtype=torch.bfloat16):
-        hidden = body(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
+def loss_of(body: Any, head: Any, batch: torch.Tensor, kind: torch.dtype = torch.float32) -> torch.Tensor:
+    """Weighted cross-entropy per token of a batch (4, rows, longest), computed in `kind`.
+
+    Causal and along the branches, so padding on the right needs no mask of its own. Positions of no weight skip the output layer.
+    """
+    ids, weights, branches, positions = batch[0].long(), batch[1], batch[2], batch[3].long()
+    places = torch.arange(ids.shape[1], device=ids.device)
+    seen = (branches[:, :, None] == branches[:, None, :]) | (branches[:, None, :] == 0)
+    seen &= places[:, None] >= places[None, :]
+    mask = torch.zeros(seen.shape, device=ids.device).masked_fill_(~seen, float("-inf"))[:, None]
+    with torch.autocast(ids.device.type, dtype=kind, enabled=kind is not torch.float32):
+        hidden = body(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False).last_hidden_state
         target, weight = ids[:, 1:], weights[:, 1:]
         where = weight > 0
-        logits = head(hidden[where])
+        logits = head(hidden[:, :-1][where])
     losses = torch.nn.functional.cross_entropy(logits.float(), target[where], reduction="none")
     return (losses * weight[where]).sum() / weight[where].sum()
+
+
+def computed_in(device: str) -> torch.dtype:
+    """The number type of training: bfloat16, but float32 on a CPU that only emulates it, where it takes four times as long."""
+    capable = device != "cpu" or any(torch.cpu.get_capabilities().get(k) for k in ("avx512_bf16", "amx_bf16"))
+    return torch.bfloat16 if capable else torch.float32
+
+
+def orthogonal(
+    grad: torch.Tensor, ns_coefficients: tuple[float, float, float], ns_steps: int, eps: float
+) -> torch.Tensor:
+    """Muon's Newton-Schulz iteration (Jordan 2024) in float32; torch has it in bfloat16 only."""
+    a, b, c = ns_coefficients
+    x = grad.T if grad.size(0) > grad.size(1) else grad
+    x = x / x.norm().clamp(min=eps)
+    for _ in range(ns_steps):
+        gram = x @ x.T
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.T if grad.size(0) > grad.size(1) else x
 
 
 def learning_rate(recipe: Recipe, done: float) -> float:
@@ -156,7 +202,9 @@ class Training:
 
     def __init__(self, folder: Path, recipe: Recipe, device: str = "cpu", start: Path | None = None) -> None:
         """`start` is a finished model whose weights and tokenizer a new run begins with; the recipe's shape must be its own."""
-        self.folder, self.recipe, self.device = folder, recipe, device
+        self.folder, self.recipe, self.device, self.kind = folder, recipe, device, computed_in(device)
+        if self.kind is torch.float32:
+            torch.optim._muon._zeropower_via_newtonschulz = orthogonal
         folder.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(recipe.seed)
         random.seed(recipe.seed)
@@ -199,23 +247,23 @@ class Training:
     def run(self) -> None:
         """Train until the recipe's tokens are used up; interrupt it at any time."""
         began, running = time.time() - self.seconds, 0.0
-        for chunk, ids, weights in batches(self.recipe, self.tokenizer, self.chunk):
+        for chunk, batch in batches(self.recipe, self.tokenizer, self.chunk):
             if self.tokens >= self.recipe.tokens:
                 break
-            if chunk != self.chunk and chunk % 6 == 0:
+            if chunk != self.chunk and chunk % 2 == 0:
                 self.save(chunk)
             self.chunk, self.seconds = chunk, time.time() - began
             for optimizer in self.optimizers:
                 for group in optimizer.param_groups:
                     group["lr"] = learning_rate(self.recipe, self.tokens / self.recipe.tokens)
-            loss = loss_of(self.compiled, self.model.lm_head, ids.to(self.device), weights.to(self.device))
+            loss = loss_of(self.compiled, self.model.lm_head, batch.to(self.device), self.kind)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
             for optimizer in self.optimizers:
                 optimizer.step()
             self.model.zero_grad(set_to_none=True)
             self._update_average()
-            self.step, self.tokens = self.step + 1, self.tokens + int((ids > 0).sum())
+            self.step, self.tokens = self.step + 1, self.tokens + int((batch[0] > 0).sum())
             running = loss.item() if not running else 0.98 * running + 0.02 * loss.item()
             if self.step % 20 == 0:
                 logger.info(
