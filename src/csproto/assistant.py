@@ -39,7 +39,7 @@ class Assistant:
     """Answers customers: a SGLang server for words, an order system for facts, rules for decisions.
 
     clock: returns the present moment with its time zone; tests and notebooks set it.
-    temperature: for triage and reply alike; 0 is greedy.
+    temperature: for triage and reply alike; 0 is greedy, above it `settings.TOP_P` cuts off what is unlikely.
     messages_per_minute: of one customer; None for any number. Safe to use from many threads.
     """
 
@@ -57,7 +57,7 @@ class Assistant:
         self.bounds = Bounds(messages_per_minute)
         self.clock = clock or (lambda: datetime.now(UTC))
         self.rules = rules or default_rules()
-        self.temperature = temperature
+        self.sampling = {"temperature": temperature} | ({"top_p": settings.TOP_P} if temperature else {})
         self.prompt = system_prompt(endpoint.model_name)
 
     def open(self, customer_id: str) -> Conversation:
@@ -171,7 +171,7 @@ class _Run:
         state = triage.program().run(
             conversation.transcript,
             self.text,
-            temperature=self.assistant.temperature,
+            **self.assistant.sampling,
             backend=self._backend(ebnf=triage.grammar(self.text)),
             use_thread=False,
         )
@@ -316,7 +316,7 @@ class _Run:
             transcript = self.conversation.transcript
             state = reply_program.program().run(
                 transcript,
-                temperature=self.assistant.temperature,
+                **self.assistant.sampling,
                 backend=self._backend(ebnf=reply_program.grammar(facts, self.language), on_text=on_text),
                 use_thread=False,
             )

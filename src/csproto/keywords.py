@@ -19,6 +19,21 @@ KEYWORDS: dict[Intent, str] = {
     Intent.URGE_SHIPMENT: r"催|快点|赶紧|尽快|怎么还不发|hurry|urgent|asap|speed up|still not shipped",
     Intent.ORDER_STATUS: r"到哪|物流|发货|什么时候到|能到|没收到|送到|快递|where is|status|arriv|deliver|shipped",
 }
+# The field each wish is spoken of in, wide: of 1,069 further wishes in the corpus's messages with several, 96 % have a word of theirs.
+TOPICS: dict[Intent, str] = {
+    Intent.RETURN_EXCHANGE: r"退|换|換|修|坏|壞|破|裂|碎|质量|質量|尺[码寸]|不合|不对|不對|不符|发错|發錯|错|錯|漏|少[了发]|大了|小了|太[大小]|售后|保修|瑕疵|脏|不能用|用不|不喜欢|return|exchang|swap|replac|repair|fix|broke|damag|fault|defect|wrong|missing|size|\bfit|too (?:big|small)|crack|leak|torn|stain|scratch|back|refund|doesn'?t|not work",
+    Intent.REFUND_STATUS: r"退|钱|錢|款|到账|到賬|refund|money|paid back|\bback\b|credit|reimburs",
+    Intent.ORDER_STATUS: r"到|发|發|送|收|物流|快递|快遞|包裹|货|貨|单|單|哪|where|when|status|arriv|deliver|ship|sent|track|parcel|package|order|come|dispatch|left|update",
+    Intent.TRACKING_NUMBER: r"号|號|单|單|快递|快遞|物流|哪家|什么公司|追踪|查|track|number|carrier|courier|waybill|code|\bid\b|\bno\b|post|deliver|ship",
+    Intent.URGE_SHIPMENT: r"催|快|急|赶|趕|尽|盡|速|早|等|今[天日]|明[天日]|还没|還沒|怎么还|发货|發貨|发出|发了|hurry|fast|quick|soon|asap|urgen|rush|speed|push|expedit|priorit|wait|today|tomorrow|already|still|now|need it|ship|send|dispatch|chase|move",
+    Intent.CHANGE_ADDRESS: r"地址|收货|收貨|收件|寄|送|改|换|換|搬|门牌|电话|電話|手机|手機|address|deliver|send|ship|redirect|move|phone|number|recipient|name|house|flat|street|postcode|zip",
+    Intent.CANCEL_ORDER: r"取消|退|撤|不要|不想|不买|不買|拒收|作废|删|刪|cancel|don'?t (?:want|need)|no longer|stop|call (?:it )?off|scrap|drop|withdraw|refuse|forget|bin",
+    Intent.INVOICE: r"票|抬头|抬頭|税|稅|invoice|receipt|\bvat\b|\btax|bill",
+    Intent.PAYMENT_ISSUE: r"付|支付|扣|款|钱|錢|卡|支付宝|微信|分期|花呗|定金|尾款|到付|pay|paid|charg|card|debit|bank|checkout|instal|deposit|balance|cash|money|transaction",
+    Intent.COMPLAINT: r"投诉|投訴|举报|舉報|差评|差評|12315|态度|態度|骂|罵|差劲|垃圾|骗|騙|坑|恶|惡|气|氣|服务|服務|客服|快递员|太差|烂|爛|complain|report|review|rude|terribl|awful|worst|disgust|horribl|scam|fraud|disgrace|ridicul|unaccept|service|courier|driver|staff|star|angry|joke|appall|bad",
+    Intent.HUMAN_AGENT: r"人|客服|经理|經理|主管|领导|老板|电话|電話|打给|机器|human|agent|person|someone|somebody|\bcall|phone|manager|supervis|staff|represent|operator|bot|robot|talk|speak|people|colleague|team|advisor",
+    Intent.OTHER: r"",
+}
 ORDER_ID = re.compile(r"[A-Za-z]{0,2}\d[\d -]{4,22}\d[A-Za-z]?")
 
 

@@ -1,9 +1,10 @@
 """What a message settles by itself, however little of it the model understood: the order it names, a reason in its whole clause, further wishes. Pure."""
 
 import re
+from itertools import pairwise
 
 from csproto.dialogue import DialogueState
-from csproto.keywords import KEYWORDS
+from csproto.keywords import KEYWORDS, TOPICS
 from csproto.orders import CustomerFacts
 from csproto.policy import Rules, default_rules
 from csproto.transcript import clean
@@ -22,6 +23,7 @@ TO_THE_NEXT = re.compile(
     r"[\s,;.]*(?:(?<=[\s,;])(?:and|also|then|plus|please|pls|thanks|thx|ty)|和|以及|还有|另外|顺便|谢谢)?[\s,;.]*$",
     re.I,
 )
+LEADS_OVER = re.compile(r"[\s,;.]+(?:and|also|then|plus)\b|[,;。 ]*(?:以及|还有|另外|顺便|并且)", re.I)
 # Citations, and what an order is called.
 NO_WISH = re.compile(r"“[^”]*”|「[^」]*」|\"[^\"]{12,}\"|单号(?:是|:)? ?#?[0-9A-Za-z-]{6,}")
 CLAUSE = 120  # characters of a clause that are kept for a human
@@ -59,7 +61,7 @@ def as_meant(
         intent = Intent.RETURN_EXCHANGE
     if intent is Intent.RETURN_EXCHANGE and not reason:
         reason = _fault_named(text, rules)
-    address = TO_THE_NEXT.sub("", triage.address)
+    address = TO_THE_NEXT.sub("", _before_further_wish(triage))
     return triage.model_copy(
         update={"intent": intent, "act": act, "order_id": order_id, "reason": reason, "address": address}
     )
@@ -76,15 +78,27 @@ def adds_a_reason(triage: Triage, text: str, state: DialogueState, rules: Rules)
 def further_wishes(triage: Triage, text: str, facts: CustomerFacts) -> list[Triage]:
     """The wishes after the first one in a message. When it names exactly one more order of the customer's, they are about that one.
 
-    What stands in quotation marks is dictated or cited, and 单号123456 is no question for a parcel's number: beside such, a further wish needs a word of its own.
+    A further wish is spoken of: some word of its field stands in the message. What stands in quotation marks is dictated or cited, and 单号123456 is no
+    question for a parcel's number: beside such, one of its own keywords must.
     """
     text = clean(text)
     others = [o.id for o in facts.orders if o.id != triage.order_id and _names(text, o.id)]
     order_id = others[0] if len(others) == 1 else ""
     intents = [intent for intent in dict.fromkeys(triage.more) if intent is not triage.intent]
-    if (own := NO_WISH.sub(" ", text)) != text:
-        intents = [intent for intent in intents if intent in KEYWORDS and re.search(KEYWORDS[intent], own, re.I)]
-    return [Triage(intent=intent, order_id=order_id) for intent in intents]
+    own = NO_WISH.sub(" ", text)
+    words = TOPICS if own == text else KEYWORDS
+    spoken_of = [intent for intent in intents if intent in words and re.search(words[intent], own, re.I)]
+    return [Triage(intent=intent, order_id=order_id) for intent in spoken_of]
+
+
+def _before_further_wish(triage: Triage) -> str:
+    """The address without what leads over to another wish and names it: "8 Mill Lane, York and issue an invoice"."""
+    words = "|".join(KEYWORDS[intent] for intent in triage.more if intent in KEYWORDS)
+    places = [match.span() for match in LEADS_OVER.finditer(triage.address)] if words else []
+    for (start, end), (until, _) in pairwise([*places, (None, None)]):
+        if re.search(words, triage.address[end:until], re.I):
+            return triage.address[:start]
+    return triage.address
 
 
 def _order_named(triage: Triage, text: str, facts: CustomerFacts) -> str:

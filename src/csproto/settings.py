@@ -15,6 +15,7 @@ MAX_TURNS = 60  # per conversation
 MESSAGES_PER_MINUTE = 120  # of one customer, over all their conversations: far above what a person types, far below what wears a server down
 TRIAGE_TOKENS = 1_000  # the grammar ends a triage long before
 REPLY_TOKENS = 120
+TOP_P = 0.8  # at a temperature above 0: draw from the likeliest tokens that hold this much of the probability, as Qwen2 ships (generation_config.json)
 # Tokens to an event of a stream, each of which costs server and client a fraction of a millisecond: of a reply, which is shown by sentences, and of a
 # triage, which nobody reads along.
 READ_ALONG, UNREAD = 4, 16

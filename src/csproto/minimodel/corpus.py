@@ -13,7 +13,7 @@ from csproto.demo import CARRIERS
 from csproto.dialogue import NEEDS_NO_ORDER, DialogueState, decide
 from csproto.meaning import further_wishes
 from csproto.minimodel.seeds import seeds
-from csproto.minimodel.utterances import Speaker, Utterance, order_number
+from csproto.minimodel.utterances import REASONS, Speaker, Utterance, order_number
 from csproto.orders import CustomerFacts, OrderView, Write
 from csproto.policy import Decision
 from csproto.reply import brief
@@ -96,7 +96,7 @@ class _Dialogue:
         if self.pick.random() < OPENING_ONLY:
             self._said(alternatives=0)
             return self.pieces
-        turns = self.pick.choices((1, 2, 3, 4, 5, 7), (30, 20, 20, 15, 10, 5))[0]
+        turns = self.pick.choices((1, 2, 3, 4, 5), (20, 35, 25, 13, 7))[0]
         for _ in range(turns):
             self._turn()
         return self.pieces
@@ -136,9 +136,9 @@ class _Dialogue:
         last = self.state.wish
         options = [
             ("wish", 62),
-            ("other", 12),
-            ("two", 7),
-            ("hostile", 4),
+            ("other", 24),
+            ("two", 4),
+            ("hostile", 9),
             ("card", 3),
             ("number", 3),
             ("yes", 1.5),
@@ -177,7 +177,8 @@ class _Dialogue:
                 return speaker.listed("dropped", Intent.OTHER, Act.DENY)
             case "another":
                 assert last is not None
-                return speaker.listed("another_order", last.intent)
+                explained = last.intent in REASONS and pick.random() < 0.4
+                return speaker.listed("another_reason" if explained else "another_order", last.intent)
             case "follow":
                 return speaker.wish(self._intent(), with_order=False)
             case "correct":
