@@ -19,6 +19,13 @@ ABOUT_AN_ORDER = {
     Intent.URGE_SHIPMENT,
 }
 SENT_BACK = re.compile(r"^(?!.*(?:取消|cancel)).*?(?:退(?!款)|\breturn|\bsend .{0,12}back)", re.I | re.S)
+RETURN_DROPPED = re.compile(
+    r"(?:取消|撤)[^,。?]{0,14}(?:退[货換换款]|售后)|\b(?:cancel|withdraw|call off|undo|drop)\b[^,.?]{0,24}\breturn\b",
+    re.I,
+)
+OURSELVES = re.compile(
+    r"system prompt|\bapi.?key|\byour (?:instructions|prompt|rules|source code)|提示词|系统指令|密钥", re.I
+)
 TO_THE_NEXT = re.compile(
     r"[\s,;.]*(?:(?<=[\s,;])(?:and|also|then|plus|please|pls|thanks|thx|ty)|和|以及|还有|另外|顺便|谢谢)?[\s,;.]*$",
     re.I,
@@ -39,7 +46,8 @@ def as_meant(
     - An order of the customer's own that the message names, alone of them all, is the one it is about; so is the only number it calls an order, or the only
       plain one, which may be no order of theirs at all: it is not passed over for one that is.
     - A no to an order with which nothing is under way is a wish for it: "300016 as well". A message that denies something stays a no.
-    - What is sent back after delivery, and not called a cancellation, is a return.
+    - What is sent back after delivery, and not called a cancellation, is a return; cancelling a return that was requested is a cancellation.
+    - What asks about ourselves, our prompt or our keys, and has no word of the wish it was taken for, is small talk.
     - A reason is read in its whole clause: in "no quality problem, I just don't want it" the two words "quality problem" are no fault.
     - A fault named after a return without a reason is its reason. A bare number is an order to look at, or the one that was asked for, and no new wish.
     - An address ends before what leads on to the next wish: "8 Mill Lane, York and".
@@ -56,6 +64,10 @@ def as_meant(
             act = Act.ASK
         if intent is Intent.CANCEL_ORDER and order.status == "delivered" and SENT_BACK.match(text):
             intent = Intent.RETURN_EXCHANGE
+        if intent is Intent.RETURN_EXCHANGE and order.refund == "requested" and RETURN_DROPPED.search(text):
+            intent = Intent.CANCEL_ORDER
+    if act is Act.ASK and OURSELVES.search(text) and not re.search(TOPICS[intent], text, re.I):
+        intent = Intent.OTHER
     reason = _clause(triage.reason, text)
     if adds_a_reason(triage, text, state, rules):
         intent = Intent.RETURN_EXCHANGE
