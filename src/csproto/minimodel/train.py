@@ -171,7 +171,7 @@ def loss_of(body: Any, head: Any, batch: torch.Tensor, kind: torch.dtype = torch
 
 
 def computed_in(device: str) -> torch.dtype:
-    """The number type of training: bfloat16, but float32 on a CPU that only emulates it, where it takes four times as long."""
+    """The number type of training: bfloat16, but float32 on a CPU that only emulates it, where a matrix product takes four times as long."""
     capable = device != "cpu" or any(torch.cpu.get_capabilities().get(k) for k in ("avx512_bf16", "amx_bf16"))
     return torch.bfloat16 if capable else torch.float32
 
