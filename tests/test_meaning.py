@@ -149,7 +149,7 @@ def test_the_second_wish_is_about_the_one_other_order_named(text: str, order_id:
     first = Triage(
         intent=I.CANCEL_ORDER, order_id="100001", more=[I.ORDER_STATUS, I.CANCEL_ORDER, I.INVOICE, I.INVOICE][:3]
     )
-    assert further_wishes(first, f"{text}, invoice", customer(PAID, SENT, HERE)) == [
+    assert further_wishes(first, f"{text}, invoice", customer(PAID, SENT, HERE), DialogueState()) == [
         says(I.ORDER_STATUS, order_id=order_id),
         says(I.INVOICE, order_id=order_id),
     ]
@@ -166,7 +166,7 @@ def test_the_second_wish_is_about_the_one_other_order_named(text: str, order_id:
 )
 def test_what_is_quoted_is_no_further_wish(text: str, further: list[I]) -> None:
     first = Triage(intent=I.ORDER_STATUS, order_id="100001", more=[I.PAYMENT_ISSUE])
-    assert [wish.intent for wish in further_wishes(first, text, customer(PAID))] == further
+    assert [wish.intent for wish in further_wishes(first, text, customer(PAID), DialogueState())] == further
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_what_is_quoted_is_no_further_wish(text: str, further: list[I]) -> None:
 )
 def test_an_order_that_is_called_a_number_is_no_question_for_one(text: str, further: list[I]) -> None:
     first = Triage(intent=I.RETURN_EXCHANGE, order_id="100001", more=[I.TRACKING_NUMBER])
-    assert [wish.intent for wish in further_wishes(first, text, customer(HERE))] == further
+    assert [wish.intent for wish in further_wishes(first, text, customer(HERE), DialogueState())] == further
 
 
 RETURNED = Wish(I.RETURN_EXCHANGE, HERE.id)
@@ -217,7 +217,7 @@ def test_a_bare_number_is_no_new_wish(text: str, wish: Wish | None, intent: I) -
 
 
 def test_one_wish_has_no_further_ones() -> None:
-    assert further_wishes(CANCEL, "取消100001", customer(PAID, SENT)) == []
+    assert further_wishes(CANCEL, "取消100001", customer(PAID, SENT), DialogueState()) == []
 
 
 @pytest.mark.parametrize(
@@ -232,7 +232,22 @@ def test_one_wish_has_no_further_ones() -> None:
 )
 def test_a_further_wish_is_spoken_of(text: str, more: I, spoken_of: bool) -> None:
     first = Triage(intent=I.PAYMENT_ISSUE, more=[more])
-    assert bool(further_wishes(first, text, customer(PAID))) is spoken_of
+    assert bool(further_wishes(first, text, customer(PAID), DialogueState())) is spoken_of
+
+
+@pytest.mark.parametrize(
+    ("text", "first", "last", "again"),
+    [
+        ("经理说了给我退", I.HUMAN_AGENT, RETURNED, False),
+        ("经理说了给我退", I.HUMAN_AGENT, Wish(I.INVOICE, HERE.id), True),
+        ("经理说了给我退", I.HUMAN_AGENT, None, True),
+        ("经理说了给我退", I.COMPLAINT, RETURNED, True),
+        ("转人工，100001也退了", I.HUMAN_AGENT, RETURNED, True),  # another order
+    ],
+)
+def test_who_calls_for_a_human_takes_the_last_wish_along(text: str, first: I, last: Wish | None, again: bool) -> None:
+    wishes = further_wishes(says(first, more=[I.RETURN_EXCHANGE]), text, customer(PAID, HERE), DialogueState(wish=last))
+    assert [wish.intent for wish in wishes] == [I.RETURN_EXCHANGE] * again
 
 
 def test_the_words_of_a_wish_are_wide_enough() -> None:

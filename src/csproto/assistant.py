@@ -261,7 +261,7 @@ class _Run:
         """The message's further wishes, once nothing is open; until then they wait in the conversation's queue."""
         conversation = self.conversation
         if len(turn.parts) == 1 and self.facts:
-            conversation.queue += further_wishes(self.meant, self.text, self.facts)
+            conversation.queue += further_wishes(self.meant, self.text, self.facts, self.before.state)
         if conversation.state.waiting or not conversation.queue or turn.decision.action == "unavailable":
             return []
         return [conversation.queue.pop(0)]

@@ -87,16 +87,21 @@ def adds_a_reason(triage: Triage, text: str, state: DialogueState, rules: Rules)
     return waits and small_talk and not state.open_wish and bool(_fault_named(clean(text), rules))
 
 
-def further_wishes(triage: Triage, text: str, facts: CustomerFacts) -> list[Triage]:
-    """The wishes after the first one in a message. When it names exactly one more order of the customer's, they are about that one.
+def further_wishes(triage: Triage, text: str, facts: CustomerFacts, before: DialogueState) -> list[Triage]:
+    """The wishes after the first one in a message; `before` is the dialogue before it. When it names exactly one more order of the customer's, they are about that one.
 
     A further wish is spoken of: some word of its field stands in the message. What stands in quotation marks is dictated or cited, and 单号123456 is no
     question for a parcel's number: beside such, one of its own keywords must.
+
+    Who calls for a human takes the last wish along: repeated, with no other order, it would only be decided the same again.
     """
     text = clean(text)
     others = [o.id for o in facts.orders if o.id != triage.order_id and _names(text, o.id)]
     order_id = others[0] if len(others) == 1 else ""
-    intents = [intent for intent in dict.fromkeys(triage.more) if intent is not triage.intent]
+    settled = {triage.intent}
+    if triage.intent is Intent.HUMAN_AGENT and before.wish and not order_id:
+        settled.add(before.wish.intent)
+    intents = [intent for intent in dict.fromkeys(triage.more) if intent not in settled]
     own = NO_WISH.sub(" ", text)
     words = TOPICS if own == text else KEYWORDS
     spoken_of = [intent for intent in intents if intent in words and re.search(words[intent], own, re.I)]

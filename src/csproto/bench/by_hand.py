@@ -83,7 +83,7 @@ class ByHand:
         conversation.transcript += [Message("user", text), Message("assistant", wire)]
         facts = self.orders.facts(conversation.customer_id)
         turn.meant = as_meant(turn.triage, text, facts, conversation.state)
-        conversation.queue += further_wishes(turn.meant, text, facts)
+        conversation.queue += further_wishes(turn.meant, text, facts, conversation.state)
         wishes, shown_at = [turn.meant], 0.0
         while wishes:
             key = f"{conversation.id}:{conversation.turns}:{len(turn.parts)}"

@@ -116,17 +116,17 @@ class _Dialogue:
         said = self._said()
         text, triage = said.text, said.triage
         language = wording.language_of(text, self.language)
-        had_question, wishes, first = self.state.waiting, [triage], True
+        before, wishes, first = self.state, [triage], True
         while wishes:
             decision = self._decided(wishes.pop(0))
             reply = self._reply(decision, language, text)
             if first:
-                self.queue += further_wishes(triage, text, self.facts)
+                self.queue += further_wishes(triage, text, self.facts, before)
                 first, first_decision = False, decision
             if not self.state.waiting and self.queue and first_decision.action != "unavailable":
                 wishes.append(self.queue.pop(0))
             last = not wishes
-            note = self._note(had_question, first_decision, language) if last else ""
+            note = self._note(before.waiting, first_decision, language) if last else ""
             self.pieces.append(Piece("assistant", reply, learn=True, more=note))
 
     def _message(self) -> Utterance:
