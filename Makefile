@@ -26,7 +26,7 @@ test: $(STAMP) lint ## lint, types and all tests
 	$(RUN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-all: $(STAMP) lint ## the long suites too
-	CSPROTO_LONG=1 $(RUN)/pytest -m ""
+	CSPROTO_LONG=1 $(RUN)/pytest -m "" -n 2 --dist loadfile --no-loadscope-reorder
 
 browser: ## install what the browser tests need: Chromium, a Chinese font, npm (Debian or Ubuntu, as root)
 	@requirements/browser.sh
