@@ -216,6 +216,24 @@ def test_a_bare_number_is_no_new_wish(text: str, wish: Wish | None, intent: I) -
     assert as_meant(said, text, customer(PAID), DialogueState(wish=wish)).intent is intent
 
 
+@pytest.mark.parametrize(
+    ("text", "waiting", "intent"),
+    [
+        ("and where is the lamp, order 200001?", "yes", I.ORDER_STATUS),
+        ("200001到哪了", "yes", I.ORDER_STATUS),
+        ("cancel 200001 too, where is it anyway", "yes", I.CANCEL_ORDER),  # has a word of its field
+        ("200001也一样", "yes", I.CANCEL_ORDER),  # names nothing else
+        ("where is 100001?", "yes", I.CANCEL_ORDER),  # the same order
+        ("it is 200001, not shipped", "order", I.CANCEL_ORDER),  # the number that was asked for
+    ],
+)
+def test_another_order_beside_an_open_question_is_what_is_said_of_it(text: str, waiting: str, intent: I) -> None:
+    wish = Wish(I.CANCEL_ORDER, PAID.id)
+    state = DialogueState(order_id=PAID.id, wish=wish, waiting=waiting, open_wish=wish)
+    said = says(I.CANCEL_ORDER, order_id=PAID.id if PAID.id in text else SENT.id)
+    assert as_meant(said, text, customer(PAID, SENT), state).intent is intent
+
+
 def test_one_wish_has_no_further_ones() -> None:
     assert further_wishes(CANCEL, "取消100001", customer(PAID, SENT), DialogueState()) == []
 

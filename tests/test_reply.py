@@ -241,6 +241,36 @@ FACTS = {
 
 
 @pytest.mark.parametrize(
+    ("text", "rule", "language"),
+    [
+        ("订单123456的台可以无理由退货，请不晚于{deadline}寄回。", "return.no_reason.7d", "zh"),
+        ("没问题，台打可以退货，申请已登记，请最晚在{deadline}寄回。", "return.no_reason.7d", "zh"),
+        ("Your order 123456 (desk) can be returned without a reason.", "return.no_reason.7d", "en"),
+        ("Your order 123456 (desklamp) can be returned without a reason.", "return.no_reason.7d", "en"),
+        ("请核对订单123456的新地址：杭州。正确请回复“是”。", "address.confirm", "zh"),
+        ("请核对订单123456的新地址：南中路", "address.confirm", "zh"),
+    ],
+)
+def test_a_garbled_name_or_address_does_not_pass(text: str, rule: str, language: str) -> None:
+    facts = facts_under(rule, language)
+    assert refused(text.format(**facts), rule, language, facts)
+
+
+@pytest.mark.parametrize(
+    ("text", "rule", "language"),
+    [
+        ("台风天也可以退货，订单123456已登记，请最晚{deadline}寄回。", "return.no_reason.7d", "zh"),
+        ("订单123456的退货申请已登记，可以退。", "return.no_reason.7d", "zh"),
+        ("Your order 123456 is eligible for a return.", "return.no_reason.7d", "en"),
+        ("The goods can be returned until {deadline}.", "return.no_reason.7d", "en"),
+    ],
+)
+def test_other_words_than_the_wordings_pass(text: str, rule: str, language: str) -> None:
+    facts = facts_under(rule, language)
+    assert refused(text.format(**facts), rule, language, facts) == []
+
+
+@pytest.mark.parametrize(
     ("text", "part"),
     [
         # figures that stand nowhere

@@ -9,7 +9,7 @@ from typing import Any
 
 from csproto.settings import REPLY_TOKENS
 from csproto.transcript import Message, replay
-from csproto.wording import MONTHS
+from csproto.wording import MONTHS, wordings
 
 SENTENCE_END = re.compile(r"[。！？]+|(?<!\be\.g)(?<!\bi\.e)(?<!\b[Nn]o)(?<!\b[MDS][rst])(?<!\bapprox)[.!?](?=\s)|\n")
 NUMBER_WORDS = re.compile(
@@ -179,7 +179,8 @@ def ungrounded(sentence: str, rule: str, language: str, facts: Mapping[str, str]
     """Why a sentence may not be shown under a rule, or None when all it says is covered by the facts.
 
     Checked: every run of digits stands in the facts as a whole, a long one once in the sentence; number words with a unit likewise; claims (approval,
-    refusal, cancellation, refund, compensation, links and the like) are licensed by the rule; the language is the customer's.
+    refusal, cancellation, refund, compensation, links and the like) are licensed by the rule; the language is the customer's. Where the sentence follows
+    one of the rule's wordings up to a fact, that fact follows: "the kettel" is no kettle.
     """
     plain, values = _plain(sentence), [_plain(value) for value in facts.values()]
     known, numbers = set(DIGITS.findall(" ".join(values))), DIGITS.findall(plain)
@@ -198,7 +199,59 @@ def ungrounded(sentence: str, rule: str, language: str, facts: Mapping[str, str]
     for pattern, licences in CLAIMS:
         if (match := pattern.search(without_facts)) and not rule.startswith(licences or ("-",)):
             return f"the claim “{match[0]}” is not covered by {rule}"
+    if garbled := _garbled(sentence.strip(), rule, language, facts):
+        return f"“{garbled[1]}” stands where the {garbled[0]} belongs"
     return None if _language_fits(without_facts, language) else f"it is not in the customer's language ({language})"
+
+
+def _garbled(sentence: str, rule: str, language: str, facts: Mapping[str, str]) -> tuple[str, str] | None:
+    """The name of a fact and what a sentence has in its place, judged by the wordings it follows longest.
+
+    It leaves them at a fact or within, and goes on after it as they do: "the desk lam can be returned".
+    """
+    followed: list[tuple[int, str, str, str]] = []  # how far, and there the fact, its value and the words after it
+    for wording in _sentences(rule, language):
+        reach, stop = 0, ("", "", "")
+        for place, (words, key) in enumerate(wording):
+            step = _shared(sentence[reach:], words)
+            reach += step
+            if step < len(words) or key not in facts:
+                break
+            step = _shared(sentence[reach:], facts[key])
+            if step < len(facts[key]):
+                stop = key, facts[key][:step], wording[place + 1][0][:3]
+            reach += step
+            if stop[0]:
+                break
+        followed.append((reach, *stop))
+    for reach, key, begun, after in followed:
+        if key and reach == max(followed)[0]:
+            rest = sentence[reach:]
+            end = rest.find(after) if after else -1
+            cut_short = (
+                end < 0 and not after.strip()[:1].isalnum()
+            )  # it may lack the mark that should end it, but no word
+            got = begun + (rest[:end] if end >= 0 else rest)
+            if got and (end >= 0 or cut_short or 2 <= len(begun) < reach):
+                return key, got
+    return None
+
+
+def _shared(one: str, other: str) -> int:
+    """How many characters two texts begin alike with."""
+    return next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+
+
+@cache
+def _sentences(rule: str, language: str) -> list[list[tuple[str, str]]]:
+    """The sentences of a rule's wordings, each as pairs of some words and the key of the fact after them, the last without one."""
+    found = []
+    for text in wordings()["rules"].get(rule, {}).get(language, []):
+        cutter = SentenceCutter()
+        for sentence in cutter.feed(text) + cutter.finish():
+            words = re.split(r"\{(\w+)\}", sentence.strip())
+            found.append(list(zip(words[::2], [*words[1::2], ""], strict=True)))
+    return found
 
 
 def _plain(text: str) -> str:
