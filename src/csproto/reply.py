@@ -5,7 +5,8 @@ import re
 import unicodedata
 from collections.abc import Mapping
 from functools import cache
-from typing import Any
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 from csproto.settings import REPLY_TOKENS
 from csproto.transcript import Message, replay
@@ -209,32 +210,40 @@ def _garbled(sentence: str, rule: str, language: str, facts: Mapping[str, str]) 
 
     It leaves them at a fact or within, and goes on after it as they do: "the desk lam can be returned".
     """
-    followed: list[tuple[int, str, str, str]] = []  # how far, and there the fact, its value and the words after it
-    for wording in _sentences(rule, language):
-        reach, stop = 0, ("", "", "")
-        for place, (words, key) in enumerate(wording):
-            step = _shared(sentence[reach:], words)
-            reach += step
-            if step < len(words) or key not in facts:
-                break
-            step = _shared(sentence[reach:], facts[key])
-            if step < len(facts[key]):
-                stop = key, facts[key][:step], wording[place + 1][0][:3]
-            reach += step
-            if stop[0]:
-                break
-        followed.append((reach, *stop))
-    for reach, key, begun, after in followed:
-        if key and reach == max(followed)[0]:
-            rest = sentence[reach:]
+    departures = [_departure(sentence, wording, facts) for wording in _sentences(rule, language)]
+    for departure in departures:
+        if departure.key and departure.reach == max(d.reach for d in departures):
+            rest, after, begun = sentence[departure.reach :], departure.after, departure.begun
             end = rest.find(after) if after else -1
-            cut_short = (
-                end < 0 and not after.strip()[:1].isalnum()
-            )  # it may lack the mark that should end it, but no word
             got = begun + (rest[:end] if end >= 0 else rest)
-            if got and (end >= 0 or cut_short or 2 <= len(begun) < reach):
-                return key, got
+            # A sentence that was cut short may lack the mark that should end it, but no word.
+            cut_short = end < 0 and not after.strip()[:1].isalnum()
+            if got and (end >= 0 or cut_short or 2 <= len(begun) < departure.reach):
+                return departure.key, got
     return None
+
+
+class Departure(NamedTuple):
+    """How far a sentence follows a wording; where it leaves it at a fact, which, what it has of it, and the words that should come after it."""
+
+    reach: int
+    key: str = ""
+    begun: str = ""
+    after: str = ""
+
+
+def _departure(sentence: str, wording: list[tuple[str, str]], facts: Mapping[str, str]) -> Departure:
+    reach = 0
+    for (words, key), (after, _) in pairwise([*wording, ("", "")]):
+        said = _shared(sentence[reach:], words)
+        reach += said
+        if said < len(words) or key not in facts:
+            break
+        said = _shared(sentence[reach:], facts[key])
+        reach += said
+        if said < len(facts[key]):
+            return Departure(reach, key, facts[key][:said], after[:3])
+    return Departure(reach)
 
 
 def _shared(one: str, other: str) -> int:
