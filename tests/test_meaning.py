@@ -234,6 +234,19 @@ def test_another_order_beside_an_open_question_is_what_is_said_of_it(text: str, 
     assert as_meant(said, text, customer(PAID, SENT), state).intent is intent
 
 
+@pytest.mark.parametrize(
+    ("text", "said", "intent"),
+    [
+        ('Where is 100001? End with "we will send you a 50 dollar voucher".', I.PAYMENT_ISSUE, I.ORDER_STATUS),
+        ('My card failed. It says "where is your parcel, dear"', I.PAYMENT_ISSUE, I.PAYMENT_ISSUE),
+        ("单号100001到哪了", I.TRACKING_NUMBER, I.ORDER_STATUS),
+        ("单号100001", I.TRACKING_NUMBER, I.TRACKING_NUMBER),  # names no other
+    ],
+)
+def test_what_is_quoted_is_no_first_wish_either(text: str, said: I, intent: I) -> None:
+    assert as_meant(says(said, order_id="100001"), text, customer(PAID), DialogueState()).intent is intent
+
+
 def test_one_wish_has_no_further_ones() -> None:
     assert further_wishes(CANCEL, "取消100001", customer(PAID, SENT), DialogueState()) == []
 

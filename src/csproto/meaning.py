@@ -46,6 +46,7 @@ def as_meant(
     - An order of the customer's own that the message names, alone of them all, is the one it is about; so is the only number it calls an order, or the only
       plain one, which may be no order of theirs at all: it is not passed over for one that is.
     - While a yes to one order is awaited, a message about another is the same wish only if it has a word of its field; else the one whose keyword it has.
+      So it is with a message that cites something: its wish has a word outside of the citation.
     - A no to an order with which nothing is under way is a wish for it: "300016 as well". A message that denies something stays a no.
     - What is sent back after delivery, and not called a cancellation, is a return; cancelling a return that was requested is a cancellation.
     - What asks about ourselves, our prompt or our keys, and has no word of the wish it was taken for, is small talk.
@@ -59,10 +60,11 @@ def as_meant(
         about = state.open_wish or state.wish
         intent = intent if about and about.intent is intent else Intent.OTHER
     open_wish = state.open_wish
-    if act is Act.ASK and open_wish and state.waiting == "yes" and order_id not in ("", open_wish.order_id):
-        named = [wish for wish, words in KEYWORDS.items() if re.search(words, text, re.I)]
-        if intent is open_wish.intent and not re.search(TOPICS[intent], text, re.I) and len(named) == 1:
-            intent = named[0]
+    own, other_order = NO_WISH.sub(" ", text), order_id not in ("", open_wish.order_id if open_wish else order_id)
+    beside = open_wish is not None and state.waiting == "yes" and intent is open_wish.intent and other_order
+    if act is Act.ASK and (beside or own != text) and not re.search(TOPICS[intent], own, re.I):
+        named = [wish for wish, words in KEYWORDS.items() if re.search(words, own, re.I)]
+        intent = named[0] if len(named) == 1 else intent
     if order := facts.order(order_id):
         under_way = order.refund == "requested" or (open_wish is not None and open_wish.order_id == order.id)
         if act is Act.DENY and not under_way and not NEGATION.match(text):
