@@ -233,10 +233,10 @@ class Report:
         """Per slot: turns that state it, share right letter by letter, share where one text holds the other."""
         found = {}
         for slot in SLOTS:
-            stated = self.frame[self.frame[f"want_{slot}"].notna()] if f"want_{slot}" in self.frame else self.frame[:0]
+            stated = self.frame[self.frame[f"want_{slot}"].notna()]
             pairs = [
                 (_plain(want), _plain(got))
-                for want, got in zip(stated[f"want_{slot}"], stated.get(slot, []), strict=True)
+                for want, got in zip(stated[f"want_{slot}"], stated.get(slot, [None] * len(stated)), strict=True)
             ]
             if pairs:
                 exact = sum(want == got for want, got in pairs) / len(pairs)
