@@ -89,7 +89,7 @@ def test_a_run_learns_stops_and_goes_on(tmp_path: Path, caplog) -> None:
     caplog.set_level("INFO", logger="csproto.minimodel.train")
     first = Training(tmp_path, replace(SMALL, tokens=60_000), start=None)
     first.run()
-    again = Training(tmp_path, replace(SMALL, tokens=120_000))
+    again = Training(tmp_path, replace(SMALL, tokens=300_000))
     assert again.step == first.step > 0
     again.run()
     losses = [float(r.getMessage().split("loss ")[1].split()[0]) for r in caplog.records if "loss" in r.getMessage()]
