@@ -5,6 +5,8 @@ VENV := .venv
 VLLM := .venv-vllm
 RUN := $(VENV)/bin
 STAMP := $(VENV)/.ready-$(GPU)
+# Two workers, each with its own server: much of the time is one process that starts, which keeps one core busy.
+PYTEST := $(RUN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-all browser lint serve web lab notebooks bench bench-setup clean
@@ -21,12 +23,11 @@ $(STAMP): pyproject.toml requirements/cpu.txt requirements/gpu.txt requirements/
 demo: $(STAMP) ## two customers answered by a real SGLang server
 	@$(RUN)/csproto demo
 
-# Two workers, each with its own server: much of the time is one process that starts, which keeps one core busy.
 test: $(STAMP) lint ## lint, types and all tests
-	$(RUN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(PYTEST)
 
 test-all: $(STAMP) lint ## the long suites too
-	CSPROTO_LONG=1 $(RUN)/pytest -m "" -n 2 --dist loadfile --no-loadscope-reorder
+	CSPROTO_LONG=1 $(PYTEST) -m ""
 
 browser: ## install what the browser tests need: Chromium, a Chinese font, npm (Debian or Ubuntu, as root)
 	@requirements/browser.sh

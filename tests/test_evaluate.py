@@ -60,22 +60,9 @@ def test_a_third_turn_is_right_when_all_that_is_stated_is() -> None:
 
 
 def test_figures_can_be_drawn_when_every_turn_has_failed() -> None:
-    wants = {
-        "want_intent": "other",
-        "want_order_id": "1",
-        "want_action": None,
-        "want_reason": "torn",
-        "want_more": ["invoice"],
-    }
-    row = {
-        "want_address": None,
-        "id": "a",
-        "lang": "en",
-        "turn": 1,
-        "text": "hi",
-        "error": "ValidationError: no JSON",
-        **wants,
-    }
+    row = {"id": "a", "lang": "en", "turn": 1, "text": "hi", "error": "ValidationError: no JSON"}
+    row |= {"want_intent": "other", "want_order_id": "1", "want_action": None}
+    row |= {"want_reason": "torn", "want_address": None, "want_more": ["invoice"]}
     figures = Report(pd.DataFrame([row])).as_dict()
     assert (figures["intent_accuracy"], figures["json_valid"], figures["errors"]) == (0, 0, 1)
     assert figures["slots"]["reason"] == {"n": 1, "exact": 0, "overlapping": 0}

@@ -116,6 +116,10 @@ def test_small_talk_passes(kind: str, language: str) -> None:
         ("Order 123456 has now been cancelled. Your refund will arrive the way you paid.", "cancel.done", "en"),
         ("Are you sure that you want to cancel order 123456?", "cancel.confirm", "en"),
         ("Please take the 7 days into account: they have passed.", "return.expired.quality_route", "en"),
+        ("台风天也可以退货，订单123456已登记，请最晚{deadline}寄回。", "return.no_reason.7d", "zh"),
+        ("订单123456的退货申请已登记，可以退。", "return.no_reason.7d", "zh"),
+        ("Your order 123456 is eligible for a return.", "return.no_reason.7d", "en"),
+        ("The goods can be returned until {deadline}.", "return.no_reason.7d", "en"),
     ],
 )
 def test_a_models_own_true_words_pass(text: str, rule: str, language: str) -> None:
@@ -211,11 +215,20 @@ def test_no_wording_passes_under_an_opposite_rule(said: list[str], rules: list[s
         ("Your invoice has been sent.", "invoice.not_due"),
         ("It has been shipped.", "status.paid"),
         ("Your parcel has been delivered.", "status.shipped"),
+        # a name, an address or an order that is not the one of the facts
+        ("订单123456的台可以无理由退货，请不晚于{deadline}寄回。", "return.no_reason.7d"),
+        ("订单7的台灯可以无理由退货，请不晚于{deadline}寄回。", "return.no_reason.7d"),  # known, but no order
+        ("没问题，台打可以退货，申请已登记，请最晚在{deadline}寄回。", "return.no_reason.7d"),
+        ("Your order 123456 (desk) can be returned without a reason.", "return.no_reason.7d"),
+        ("Your order 123456 (desklamp) can be returned without a reason.", "return.no_reason.7d"),
+        ("请核对订单123456的新地址：杭州。正确请回复“是”。", "address.confirm"),
+        ("请核对订单123456的新地址：南中路", "address.confirm"),
     ],
 )
 def test_a_models_own_false_words_do_not_pass(text: str, rule: str) -> None:
     language = "en" if text.isascii() else "zh"
-    assert refused(text, rule, language, facts_under(rule, language))
+    facts = facts_under(rule, language)
+    assert refused(text.format(**facts), rule, language, facts)
 
 
 # -- invented figures
@@ -238,36 +251,6 @@ FACTS = {
         "ticket": "T00042",
     },
 }
-
-
-@pytest.mark.parametrize(
-    ("text", "rule", "language"),
-    [
-        ("订单123456的台可以无理由退货，请不晚于{deadline}寄回。", "return.no_reason.7d", "zh"),
-        ("没问题，台打可以退货，申请已登记，请最晚在{deadline}寄回。", "return.no_reason.7d", "zh"),
-        ("Your order 123456 (desk) can be returned without a reason.", "return.no_reason.7d", "en"),
-        ("Your order 123456 (desklamp) can be returned without a reason.", "return.no_reason.7d", "en"),
-        ("请核对订单123456的新地址：杭州。正确请回复“是”。", "address.confirm", "zh"),
-        ("请核对订单123456的新地址：南中路", "address.confirm", "zh"),
-    ],
-)
-def test_a_garbled_name_or_address_does_not_pass(text: str, rule: str, language: str) -> None:
-    facts = facts_under(rule, language)
-    assert refused(text.format(**facts), rule, language, facts)
-
-
-@pytest.mark.parametrize(
-    ("text", "rule", "language"),
-    [
-        ("台风天也可以退货，订单123456已登记，请最晚{deadline}寄回。", "return.no_reason.7d", "zh"),
-        ("订单123456的退货申请已登记，可以退。", "return.no_reason.7d", "zh"),
-        ("Your order 123456 is eligible for a return.", "return.no_reason.7d", "en"),
-        ("The goods can be returned until {deadline}.", "return.no_reason.7d", "en"),
-    ],
-)
-def test_other_words_than_the_wordings_pass(text: str, rule: str, language: str) -> None:
-    facts = facts_under(rule, language)
-    assert refused(text.format(**facts), rule, language, facts) == []
 
 
 @pytest.mark.parametrize(

@@ -60,8 +60,9 @@ def as_meant(
         about = state.open_wish or state.wish
         intent = intent if about and about.intent is intent else Intent.OTHER
     open_wish = state.open_wish
-    own, other_order = NO_WISH.sub(" ", text), order_id not in ("", open_wish.order_id if open_wish else order_id)
-    beside = open_wish is not None and state.waiting == "yes" and intent is open_wish.intent and other_order
+    own, beside = NO_WISH.sub(" ", text), False
+    if open_wish and state.waiting == "yes":
+        beside = intent is open_wish.intent and order_id not in ("", open_wish.order_id)
     if act is Act.ASK and (beside or own != text) and not re.search(TOPICS[intent], own, re.I):
         named = [wish for wish, words in KEYWORDS.items() if re.search(words, own, re.I)]
         intent = named[0] if len(named) == 1 else intent

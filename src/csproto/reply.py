@@ -6,6 +6,7 @@ import unicodedata
 from collections.abc import Mapping
 from functools import cache
 from itertools import pairwise
+from string import Formatter
 from typing import Any, NamedTuple
 
 from csproto.settings import REPLY_TOKENS
@@ -211,8 +212,9 @@ def _garbled(sentence: str, rule: str, language: str, facts: Mapping[str, str]) 
     It leaves them at a fact or within, and goes on after it as they do: "the desk lam can be returned".
     """
     departures = [_departure(sentence, wording, facts) for wording in _sentences(rule, language)]
+    farthest = max((d.reach for d in departures), default=0)
     for departure in departures:
-        if departure.key and departure.reach == max(d.reach for d in departures):
+        if departure.key and departure.reach == farthest:
             rest, after, begun = sentence[departure.reach :], departure.after, departure.begun
             end = rest.find(after) if after else -1
             got = begun + (rest[:end] if end >= 0 else rest)
@@ -253,13 +255,12 @@ def _shared(one: str, other: str) -> int:
 
 @cache
 def _sentences(rule: str, language: str) -> list[list[tuple[str, str]]]:
-    """The sentences of a rule's wordings, each as pairs of some words and the key of the fact after them, the last without one."""
+    """The sentences of a rule's wordings, each as pairs of some words and the key of the fact after them, empty where none comes."""
     found = []
     for text in wordings()["rules"].get(rule, {}).get(language, []):
         cutter = SentenceCutter()
         for sentence in cutter.feed(text) + cutter.finish():
-            words = re.split(r"\{(\w+)\}", sentence.strip())
-            found.append(list(zip(words[::2], [*words[1::2], ""], strict=True)))
+            found.append([(words, key or "") for words, key, *_ in Formatter().parse(sentence.strip())])
     return found
 
 
