@@ -1,5 +1,7 @@
 """The figures an evaluation draws from its turns."""
 
+import json
+
 import pandas as pd
 import pytest
 
@@ -57,6 +59,13 @@ def test_a_third_turn_is_right_when_all_that_is_stated_is() -> None:
     figures = Report(pd.DataFrame(rows)).as_dict()
     assert figures["third_turn_accuracy"] == round(1 / 3, 4)
     assert figures["action_accuracy"] == 0.5
+
+
+def test_what_no_turn_states_has_no_figure() -> None:
+    figures = Report(pd.DataFrame([turn("a", 1, intent=None) | {"want_intent": None}])).as_dict()
+    for name in ("intent_accuracy", "order_id_exact", "order_id_copied", "action_accuracy", "third_turn_accuracy"):
+        assert figures[name] is None
+    json.dumps(figures, allow_nan=False)
 
 
 def test_figures_can_be_drawn_when_every_turn_has_failed() -> None:

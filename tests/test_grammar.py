@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from csproto.grammar import GrammarError, to_ebnf
 from csproto.settings import MINI_MODEL
 from csproto.transcript import clean
-from csproto.triage import Act, Intent, Triage, canonical_order_id, grammar, order_id_candidates
+from csproto.triage import Act, Intent, Triage, acts_possible, canonical_order_id, grammar, order_id_candidates
 
 
 def accepts(ebnf: str, text: str) -> bool:
@@ -149,9 +149,11 @@ def test_every_token_the_mask_offers_is_taken_and_every_walk_ends_in_valid_json(
         Triage.model_validate_json(tokenizer.decode(ids[:-1]))
 
 
-@given(st.text(max_size=60))
-def test_every_message_gives_a_grammar_that_compiles_and_admits_every_intent(message: str) -> None:
-    assert accepts(grammar(clean(message)), '{"intent":"other"}')
+@given(st.text(max_size=60) | st.sampled_from(["no", "否", "是的", "yes, but don't"]), st.sampled_from(Intent))
+def test_every_message_gives_a_grammar_that_compiles_and_admits_every_intent(message: str, intent: Intent) -> None:
+    text = clean(message)
+    for act in acts_possible(text):
+        assert accepts(grammar(text), Triage(intent=intent, act=act).to_wire())
 
 
 @pytest.mark.parametrize(

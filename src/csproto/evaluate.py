@@ -302,7 +302,9 @@ class Report:
     def _copied(self) -> float | None:
         """The share of order ids that the model alone had right, before what the message settles by itself."""
         stated = self.frame[self.frame.want_order_id.notna()]
-        return round(float((stated.copied_id == stated.want_order_id).mean()), 4) if "copied_id" in stated else None
+        if stated.empty or "copied_id" not in stated:
+            return None
+        return round(float((stated.copied_id == stated.want_order_id).mean()), 4)
 
     def _quantiles(self, key: str) -> dict[str, float] | None:
         if key not in self.frame:
