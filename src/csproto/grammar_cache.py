@@ -1,4 +1,8 @@
-"""A plug-in for SGLang, on every device: its grammar cache gets a bound, because our grammars differ from message to message."""
+"""A plug-in for SGLang, on every device: it bounds the memory for compiled grammars.
+
+Our grammars differ from message to message, and SGLang keeps each one for ever, twice:
+in its own dictionary, and in the cache of the compiler that it takes from xgrammar.
+"""
 
 from typing import Any
 
@@ -6,19 +10,39 @@ KEPT = 256  # compiled grammars; one of a message takes 0.1 to 0.5 MB with a voc
 
 
 def register() -> None:
-    """Register the hook (entry point `sglang.srt.plugins`)."""
+    """Register both hooks (entry point `sglang.srt.plugins`)."""
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
-    HookRegistry.register(
-        "sglang.srt.constrained.base_grammar_backend.BaseGrammarBackend.set_cache", forget_the_oldest, HookType.AFTER
-    )
+    grammars = "sglang.srt.constrained.base_grammar_backend"
+    HookRegistry.register(f"{grammars}.BaseGrammarBackend.set_cache", forget_the_oldest, HookType.AFTER)
+    HookRegistry.register(f"{grammars}.create_grammar_backend", compile_without_cache, HookType.AFTER)
 
 
 def forget_the_oldest(result: Any, backend: Any, *args: Any, **kwargs: Any) -> None:
     """Drop what came in first, once there are more than KEPT.
 
-    sglang/srt/constrained/base_grammar_backend.py, `set_cache`, keeps every compiled grammar for ever. A grammar in use is held by its request.
+    sglang/srt/constrained/base_grammar_backend.py, `set_cache`, keeps every compiled
+    grammar for ever. A grammar in use is held by its request.
     """
     cache: dict[Any, Any] = backend.cache
     while len(cache) > KEPT:
         cache.pop(next(iter(cache)), None)
+
+
+def compile_without_cache(backend: Any, *args: Any, **kwargs: Any) -> None:
+    """Give an xgrammar backend a compiler that keeps nothing.
+
+    sglang/srt/constrained/xgrammar_backend.py makes its compiler without a limit
+    (`cache_limit_bytes=-1`), and only `/flush_cache` clears it. That cache is of no use:
+    a grammar that comes again is found in the dictionary above, before the compiler is
+    asked. A limit would do less: with 16 MB the process still grows by 96 MB, and
+    compiling one of our grammars takes 2.1 ms in place of 1.8.
+    """
+    backend = getattr(backend, "grammar_backend", backend)  # a reasoning parser wraps it
+    if not hasattr(backend, "grammar_compiler"):
+        return  # not xgrammar
+
+    from xgrammar import GrammarCompiler
+
+    tokenizer = backend._tokenizer_info
+    backend.grammar_compiler = GrammarCompiler(tokenizer, cache_enabled=False)
