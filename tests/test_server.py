@@ -7,14 +7,29 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 
 from csproto import settings
-from csproto.server import NoServer, Server, ServerFailed, find, mask, read_state
+from csproto.server import (
+    NoServer,
+    Server,
+    ServerFailed,
+    answers,
+    find,
+    mask,
+    read_state,
+    remove_state,
+    write_state,
+)
 
 START_AND_WAIT = """
 import sys, time
@@ -109,6 +124,137 @@ def test_a_stale_state_file_is_removed(monkeypatch: pytest.MonkeyPatch, tmp_path
         assert read_state() is None
         assert not path.exists()
     assert find() is None
+
+
+# -- a server that stalls, and goes on
+
+
+class Latched(BaseHTTPRequestHandler):
+    """Says 503 on `/ready` as SGLang does after a stall: until `/health` has found that it generates again."""
+
+    ready, generates = False, True
+    asked: list[str] = []
+
+    def do_GET(self) -> None:
+        self.asked.append(self.path)
+        if self.path == "/health":
+            time.sleep(0.2)
+            type(self).ready = self.generates
+        self.send_response(200 if self.ready else 503)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def latched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[type[Latched]]:
+    """A stalled server, and a state file that names it."""
+
+    class Fresh(Latched):
+        asked: list[str] = []
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Fresh) as server:
+        Fresh.url = f"http://127.0.0.1:{server.server_port}"
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        state = tmp_path / "state.json"
+        state.write_text(json.dumps({"base_url": Fresh.url, "api_key": "k", "pid": os.getpid()}))
+        monkeypatch.setenv("CSPROTO_STATE", str(state))
+        monkeypatch.setenv("CSPROTO_BASE_URL", "")
+        yield Fresh
+        server.shutdown()
+
+
+def test_a_server_that_generates_again_is_ready_again(latched) -> None:
+    assert answers(latched.url)
+    assert latched.asked == ["/ready", "/health", "/ready"]
+    assert answers(latched.url)
+    assert latched.asked.count("/health") == 1, "a ready server is asked nothing that costs a token"
+
+
+@pytest.mark.parametrize("ask", [read_state, find])
+def test_every_way_to_a_server_comes_back_to_one_that_has_stalled(latched, ask) -> None:
+    latched.generates = False
+    assert ask() is None
+    assert settings.state_file().exists(), "the process lives: it is only slow"
+    latched.generates = True
+    time.sleep(1.1)  # a question is not repeated within a second
+    assert ask() is not None
+
+
+def test_a_named_server_that_has_stalled_is_come_back_to(latched) -> None:
+    assert find(latched.url) == (latched.url, os.environ.get("CSPROTO_API_KEY") or "k")
+
+
+def test_the_panel_and_the_page_come_back_to_a_stalled_engine(latched, make_assistant) -> None:
+    from csproto.panel.engine import engine_state
+
+    assistant = make_assistant()
+    assistant.endpoint = assistant.endpoint.with_options(assistant.endpoint.options)
+    assistant.endpoint.base_url = latched.url
+    assert engine_state(assistant)["ok"]
+
+
+def test_many_who_ask_a_stalled_server_share_one_question(latched) -> None:
+    latched.generates = False
+    with ThreadPoolExecutor(20) as pool:
+        assert not any(pool.map(lambda _: answers(latched.url), range(60)))
+    assert latched.asked.count("/health") == 1
+
+
+def test_the_state_file_of_a_silent_server_stays(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = tmp_path / "state.json"
+    monkeypatch.setenv("CSPROTO_STATE", str(path))
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        path.write_text(json.dumps({"base_url": url, "api_key": "k", "pid": os.getppid()}))
+        assert read_state() is None
+        remove_state()
+        assert path.exists(), "it is another process's"
+    path.write_text(json.dumps({"base_url": url, "api_key": "k", "pid": os.getpid()}))
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_text", lambda *_, **__: (_ for _ in ()).throw(OSError("too many open files")))
+        assert read_state() is None
+    assert path.exists()
+    remove_state()
+    assert not path.exists()
+
+
+@pytest.mark.long
+def test_a_stall_of_25_seconds_is_over_when_it_is_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, engine) -> None:
+    """The page's health is asked all the while, as an operator's probe would: that is what makes SGLang give itself up."""
+    from fastapi.testclient import TestClient
+
+    from csproto.assistant import Assistant
+    from csproto.endpoint import Endpoint
+    from csproto.orders import OrderApi
+    from csproto.web.app import create_app
+
+    monkeypatch.setenv("CSPROTO_STATE", str(tmp_path / "state.json"))
+    monkeypatch.setenv("CSPROTO_BASE_URL", "")
+    with Server() as server:
+        state = write_state(server)
+        scheduler = next(p for p in family(server.process.pid) if p.name() == "sglang::scheduler")
+        page = TestClient(create_app(Assistant(Endpoint(server.base_url, server.api_key), OrderApi(engine))))
+        scheduler.suspend()
+        try:
+            began = time.monotonic()
+            while time.monotonic() - began < 25:
+                assert page.get("/health").status_code == 503
+                page.get("/api/session")
+                time.sleep(1)
+            assert httpx.get(f"{server.base_url}/ready").status_code == 503
+        finally:
+            scheduler.resume()
+        assert state.exists()
+        began = time.monotonic()
+        while page.get("/health").status_code != 200:
+            assert time.monotonic() - began < 20
+        assert httpx.get(f"{server.base_url}/ready").status_code == 200
+        assert page.get("/api/session").json()["info"]["engine"]["ok"]
+        assert page.post("/api/chat", json={"input": "我的订单到哪了?"}).status_code == 200
+        assert find() == (server.base_url, server.api_key)
 
 
 def test_serve_leaves_a_state_file_by_which_others_attach(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -28,7 +29,12 @@ CPU_FLAGS = (
     "32768",
     "--sleep-on-idle",
 )  # the KV pool is zeroed at start: no larger than needed; an idle server leaves the cores alone
+WAKING = 3.0  # seconds to wait for `/health`; SGLang answers it after one when all is well
 Progress = Callable[[str], None]
+
+_pool = urllib3.PoolManager(maxsize=64, retries=False)  # many visitors of the page ask at once
+_waking = threading.Lock()
+_woken_at: dict[str, float] = {}
 
 
 class ServerFailed(CsprotoError):
@@ -200,10 +206,39 @@ def free_port() -> int:
 
 
 def answers(base_url: str, timeout: float = 2.0, path: str = "/ready") -> bool:
-    """Whether a server at this URL says it is ready (SGLang's `/ready` needs no key and costs nothing)."""
+    """Whether a server at this URL says it is ready.
+
+    SGLang's `/ready` needs no key and costs nothing. A server that has once stalled for
+    20 s answers 503 there until somebody asks its `/health`, however well it works
+    again. So a 503 is not believed before `/health` has been asked too.
+    Takes milliseconds for a server that is ready or gone, up to `timeout` for a silent
+    one, and up to WAKING seconds more for one that has stalled.
+    """
+    status = _status(base_url + path, timeout)
+    if status == 503 and path == Server.ready_path:
+        _wake(base_url)
+        status = _status(base_url + path, timeout)
+    return status == 200
+
+
+def _status(url: str, timeout: float) -> int:
+    """The status a GET is answered with; 0 when there is no answer."""
     with suppress(urllib3.exceptions.HTTPError, OSError):
-        return urllib3.request("GET", base_url + path, timeout=timeout, retries=False).status == 200
-    return False
+        return _pool.request("GET", url, timeout=timeout).status
+    return 0
+
+
+def _wake(base_url: str) -> None:
+    """Ask `/health`, which generates a token and by that makes `/ready` true again.
+
+    Callers that come at once, or within a second, share one question. One that is asked
+    too early is not lost: the server goes on with it for 20 s, whether we wait or not.
+    """
+    came_at = time.monotonic()
+    with _waking:
+        if _woken_at.get(base_url, float("-inf")) < came_at - 1:
+            _status(f"{base_url}/health", WAKING)
+            _woken_at[base_url] = time.monotonic()
 
 
 def bearer(key: str | None) -> dict[str, str]:
@@ -254,19 +289,31 @@ def write_state(server: Server) -> Path:
 
 
 def read_state() -> dict[str, str] | None:
-    """The server that `csproto serve` runs, or None. The file of one that is gone is removed."""
+    """The server that `csproto serve` runs, or None when there is none or it does not answer.
+
+    The file is removed only when its process is gone, or when it names none: a server
+    that is slow, stalled or full is still the one to come back to.
+    """
     path = settings.state_file()
     try:
         state: dict[str, str] = json.loads(path.read_text())
-        alive = _is_alive(int(state["pid"])) and answers(state["base_url"])
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError):
+        base_url, alive = state["base_url"], _is_alive(int(state["pid"]))
+    except OSError:
+        return None  # no file, or none that can be read right now: too many open files, say
+    except (ValueError, KeyError, TypeError):
         alive = False
     if not alive:
         path.unlink(missing_ok=True)
         return None
-    return state
+    return state if answers(base_url) else None
+
+
+def remove_state() -> None:
+    """Remove the state file, unless it is another process's by now."""
+    path = settings.state_file()
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        if int(json.loads(path.read_text())["pid"]) == os.getpid():
+            path.unlink(missing_ok=True)
 
 
 def find(base_url: str | None = None) -> tuple[str, str | None] | None:

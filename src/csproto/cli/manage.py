@@ -26,7 +26,7 @@ def serve(
     ] = None,
 ) -> None:
     """Run a SGLang server until Ctrl-C; the other commands and the notebooks find it by themselves."""
-    from csproto.server import Server, read_state, write_state
+    from csproto.server import Server, read_state, remove_state, write_state
 
     if running := read_state():
         raise CsprotoError(
@@ -36,7 +36,7 @@ def serve(
     try:
         with progress() as say:
             server.wait_ready(progress=say)
-        path = write_state(server)
+        write_state(server)
         out.print(
             f"{server.served_name} is ready at {server.base_url} after {server.startup_seconds:.0f} s. Log: {server.log}. Ctrl-C ends it."
         )
@@ -49,7 +49,7 @@ def serve(
         except KeyboardInterrupt:
             out.print("stopping")
         finally:
-            path.unlink(missing_ok=True)
+            remove_state()
     finally:
         server.stop()
 
