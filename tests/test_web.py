@@ -21,7 +21,7 @@ from csproto.bounds import Bounds
 from csproto.orders import Faults
 from csproto.server import free_port
 from csproto.store import Audit
-from csproto.web.app import create_app
+from csproto.web.app import SignedOut, create_app
 from csproto.web.health import Health
 from csproto.web.limits import Limits
 from csproto.web.visitors import COOKIE, Signer
@@ -162,6 +162,125 @@ def test_whoever_signs_visitors_in_decides_who_they_are(make_assistant) -> None:
 def test_there_is_nothing_to_do_for_somebody_unknown(client, path) -> None:
     body = {"id": "m1", "rating": 1} if path == "rate" else {}
     assert client.post(f"/api/session/{path}", json=body).status_code == 404
+
+
+# -- who is signed in
+
+
+class SignInDesk:
+    """A shop's own sign-in: it knows who is signed in, whatever the visitor would like to be."""
+
+    def __init__(self) -> None:
+        self.customer: str | None = "C001"
+
+    def __call__(self, request: Any, wished: str | None) -> str:
+        if self.customer is None:
+            raise SignedOut("nobody is signed in")
+        return self.customer
+
+
+ROUTES = {
+    "chat": ("POST", "/api/chat", {"input": "我的订单到哪了?"}),
+    "nothing said": ("POST", "/api/chat", {"input": " "}),
+    "stream": ("POST", "/api/chat/stream", {"input": "我的订单到哪了?"}),
+    "nothing streamed": ("POST", "/api/chat/stream", {}),
+    "session": ("GET", "/api/session", None),
+    "new": ("POST", "/api/session", {"customer": "C001"}),
+    "stop": ("POST", "/api/session/stop", {}),
+    "undo": ("POST", "/api/session/undo", {}),
+    "rate": ("POST", "/api/session/rate", {"id": "m1", "rating": 1}),
+    "json": ("GET", "/api/session/export?form=json", None),
+    "markdown": ("GET", "/api/session/export", None),
+}
+
+
+@pytest.fixture
+def signed_in(make_assistant) -> tuple[TestClient, SignInDesk]:
+    """A visitor who has asked about an order, of a shop with a sign-in."""
+    desk = SignInDesk()
+    client = TestClient(create_app(make_assistant(), sign_in=desk, limits=ROOMY), raise_server_exceptions=False)
+    assert "123456" in client.post("/api/chat", json={"input": "订单123456到哪了?"}).text
+    return client, desk
+
+
+def test_every_route_that_touches_a_chat_is_among_the_routes_tested(client) -> None:
+    paths = {path for path in client.get("/openapi.json").json()["paths"] if path.startswith("/api/")}
+    assert paths == {path.partition("?")[0] for _, path, _ in ROUTES.values()}
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_signed_out_no_route_answers(signed_in, route) -> None:
+    client, desk = signed_in
+    desk.customer = None
+    method, path, body = ROUTES[route]
+    for language, words in (("zh", "登录"), ("en", "sign in")):
+        answer = client.request(method, path, json=body, headers={"Accept-Language": language})
+        assert (answer.status_code, answer.json()["error"]) == (401, "SignedOut")
+        assert words in answer.json()["response"].lower()
+        assert "123456" not in answer.text
+    desk.customer = "C001"
+    assert len(client.get("/api/session").json()["messages"]) == 1, "the same customer goes on"
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_no_route_leads_another_customer_to_the_chat_of_the_one_before(signed_in, route) -> None:
+    client, desk = signed_in
+    cookie, desk.customer = client.cookies[COOKIE], "C002"
+    method, path, body = ROUTES[route]
+    answer = client.request(method, path, json=body)
+    expected = 404 if route in ("stop", "undo", "rate", "json", "markdown") else 200
+    assert answer.status_code == expected
+    state = client.get("/api/session").json()
+    assert state["info"]["customer"] == "C002"
+    assert "123456" not in answer.text + json.dumps(state)
+    desk.customer = "C001"
+    for kept in (cookie, client.cookies[COOKIE]):
+        client.cookies.set(COOKIE, kept)
+        assert client.get("/api/session").json()["messages"] == [], "it is gone for good"
+
+
+def test_a_new_customer_gets_a_chat_and_a_cookie(signed_in) -> None:
+    client, desk = signed_in
+    before, desk.customer = client.cookies[COOKIE], "C002"
+    answer = client.post("/api/chat", json={"input": "订单123456到哪了?"})
+    assert answer.json()["decision"]["rule"] == "order.not_found"
+    assert answer.headers["set-cookie"].split(";")[0] != f"{COOKIE}={before}"
+    assert json.loads(client.get("/api/session/export?form=json").text)["customer"] == "C002"
+    assert len(client.app.state.desk.visitors) == 1
+
+
+def test_another_customers_sign_in_stops_the_answer_under_way(make_assistant, serving) -> None:
+    desk = SignInDesk()
+    url = serving(create_app(make_assistant(Faults(latency=0.5)), sign_in=desk, limits=ROOMY))
+    with (
+        httpx.Client(base_url=url, timeout=30) as client,
+        client.stream("POST", "/api/chat/stream", json={"input": "我要退换货,订单号123456,衣服尺码偏小"}) as answer,
+    ):
+        cookie = {"Cookie": answer.headers["set-cookie"].split(";")[0]}
+        desk.customer = "C002"
+        assert httpx.get(f"{url}/api/session", headers=cookie, timeout=30).json()["messages"] == []
+        last = events("".join(answer.iter_text()))[-1]
+        assert (last[0], last[1]["error"]) == ("error", "stopped")
+
+
+def test_a_signed_in_customer_whom_the_shop_does_not_know_is_told_so(make_assistant) -> None:
+    client = TestClient(create_app(make_assistant(), sign_in=lambda request, wished: "C999", limits=ROOMY))
+    for path, body in (("/api/chat", {"input": "你好"}), ("/api/chat/stream", {"input": "你好"}), ("/api/session", {})):
+        answer = client.post(path, json=body)
+        assert (answer.status_code, answer.json()["error"]) == (404, "CustomerUnknown")
+
+
+def test_the_demo_visitor_stays_who_they_chose_to_be(client) -> None:
+    client.post("/api/session", json={"customer": "C002"})
+    client.post("/api/chat", json={"input": "你好"})
+    state = client.get("/api/session").json()
+    assert (state["info"]["customer"], len(state["messages"])) == ("C002", 1)
+    assert client.post("/api/session", json={"customer": "C999"}).status_code == 404
+    assert len(client.get("/api/session").json()["messages"]) == 1, "nothing is lost by a wish that is refused"
+    cookie = client.cookies[COOKIE]
+    client.post("/api/session", json={"customer": "C003"})
+    client.cookies.set(COOKIE, cookie)
+    assert client.get("/api/session").json()["messages"] == [], "a chat never changes hands"
 
 
 # -- the engine

@@ -9,10 +9,12 @@ from typing import Annotated, Any, Literal
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from csproto import settings
 from csproto.assistant import Assistant
+from csproto.errors import CsprotoError
 from csproto.orders import CustomerUnknown
 from csproto.panel import records
 from csproto.panel.engine import engine_state
@@ -27,7 +29,7 @@ from csproto.web.limits import Limits, Refused, Slots
 from csproto.web.running import Running
 from csproto.web.visitors import COOKIE, Visitor, Visitors
 
-SignIn = Callable[[Request, str | None], str]
+SignIn = Callable[[Request, str | None], str]  # raises SignedOut
 
 STATIC = Path(__file__).parent / "static"
 FILES = {
@@ -44,6 +46,10 @@ REFUSALS = {
 OURS = ("MessageRefused",)  # what is wrong with a message is said with status 200, as the blog's page does
 
 
+class SignedOut(CsprotoError):
+    """Nobody is signed in; a `sign_in` function raises it, and the visitor is told to sign in (401)."""
+
+
 def demo_sign_in(request: Request, wished: str | None) -> str:
     """Signs every visitor in as the demo customer they choose. A real shop puts its own function here, and ignores the wish."""
     return wished or "C001"
@@ -58,7 +64,10 @@ def create_app(
 ) -> FastAPI:
     """The page and API over an assistant.
 
-    sign_in: who a visitor is, from the request and the customer they would like to be. hosts: names the server answers to; None for any.
+    sign_in: who a visitor is, from the request and the customer they would like to be:
+    the one of their chat, if they have one. It is asked on every request that touches a
+    chat, never on the event loop, and raises SignedOut when nobody is signed in.
+    hosts: names the server answers to; None for any.
     """
     app = FastAPI(title="csproto", description="Customer service on SGLang.", docs_url=None, redoc_url=None)
     desk = Desk(assistant, sign_in, limits or Limits())
@@ -79,22 +88,42 @@ class Desk:
         self.assistant, self.sign_in, self.limits = assistant, sign_in, limits
         self.visitors, self.slots, self.health = Visitors(limits), Slots(limits.running), Health(assistant)
 
-    def visitor(self, request: Request) -> Visitor | None:
-        """Who asks, if they have been here before."""
-        return self.visitors.find(request.cookies.get(COOKIE))
+    def visitor(self, request: Request) -> tuple[str, Visitor | None]:
+        """The customer who is signed in now, and their chat if they have one. Raises SignedOut.
+
+        A cookie alone opens no chat: once another customer is signed in, the chat of the
+        one before is stopped and gone.
+        """
+        visitor = self.visitors.find(request.cookies.get(COOKIE))
+        customer = self.sign_in(request, visitor.chat.customer_id if visitor else None)
+        if visitor and visitor.chat.customer_id != customer:
+            self.visitors.remove(visitor)
+            visitor = None
+        return customer, visitor
 
     def known(self, request: Request) -> Visitor:
-        """Who asks. Raises Refused(404) for one without a chat."""
-        visitor = self.visitor(request)
+        """Who asks. Raises SignedOut, and Refused(404) for one without a chat."""
+        _, visitor = self.visitor(request)
         if visitor is None:
             raise Refused(404, "not_found")
         return visitor
 
     def admitted(self, request: Request, response_headers: dict[str, str]) -> Visitor:
-        """Who asks; a new visitor is signed in and given a cookie."""
-        if visitor := self.visitor(request):
-            return visitor
-        chat = ChatSession(self.assistant, self.sign_in(request, None), reasons=False)
+        """Who asks; somebody new gets a chat and a cookie. Raises SignedOut, CustomerUnknown."""
+        customer, visitor = self.visitor(request)
+        return visitor or self.begun(customer, request, response_headers)
+
+    def begun(
+        self, customer: str, request: Request, response_headers: dict[str, str], before: Visitor | None = None
+    ) -> Visitor:
+        """A new chat of a signed-in customer, and its cookie; `before` makes room for it.
+
+        A chat never changes hands: a request that has just been let in to one would find
+        another customer's. Raises CustomerUnknown.
+        """
+        chat = ChatSession(self.assistant, customer, reasons=False)
+        if before:
+            self.visitors.remove(before)
         visitor, cookie = self.visitors.add(chat)
         secure = "; Secure" if request.url.scheme == "https" else ""
         response_headers["Set-Cookie"] = (
@@ -102,11 +131,11 @@ class Desk:
         )
         return visitor
 
-    def state(self, visitor: Visitor | None, request: Request) -> dict[str, Any]:
-        """The chat as the page shows it."""
+    def state(self, customer: str, visitor: Visitor | None) -> dict[str, Any]:
+        """A customer's chat as the page shows it."""
         picker = self.sign_in is demo_sign_in
         info = {
-            "customer": visitor.chat.customer_id if visitor else self.sign_in(request, None),
+            "customer": customer,
             "customers": records.customers(self.assistant.orders.engine) if picker else [],
             "engine": engine_state(self.assistant),
             "busy": bool(visitor and visitor.chat.running),
@@ -131,33 +160,40 @@ def _add_pages(app: FastAPI) -> None:
 
 
 def _add_chat(app: FastAPI, desk: Desk) -> None:
-    def begin(request: Request, text: str) -> tuple[Running, dict[str, str]]:
+    problems = schema.PROBLEMS | schema.MISSING
+
+    async def begin(request: Request, text: str) -> tuple[Running | None, dict[str, str]]:
+        """The answer under way, and the headers of the response; None when there is nothing to answer."""
         if len(text) > settings.MAX_MESSAGE_CHARS:
             raise Refused(413, "too_long")
         headers: dict[str, str] = {}
-        return Running(desk.admitted(request, headers), text, desk.slots), headers
+        if not text.strip():
+            await run_in_threadpool(desk.visitor, request)  # signed out, one is told that first
+            return None, headers
+        visitor = await run_in_threadpool(desk.admitted, request, headers)
+        return Running(visitor, text, desk.slots), headers
 
-    @app.post("/api/chat", response_model=schema.Answer, responses=schema.PROBLEMS)
+    @app.post("/api/chat", response_model=schema.Answer, responses=problems)
     async def chat(request: Request, question: schema.Question) -> Response:
         """Answer one message as a whole. An empty one is told what to write."""
-        if not question.input.strip():
+        running, headers = await begin(request, question.input)
+        if running is None:
             return JSONResponse(problem("empty", request.headers))
-        running, headers = begin(request, question.input)
         step = await running.last(request)
         return _whole(step, request, headers)
 
     @app.post(
         "/api/chat/stream",
         response_class=StreamingResponse,
-        responses=schema.PROBLEMS | {200: schema.EVENTS},
+        responses=problems | {200: schema.EVENTS},
     )
     async def stream(request: Request, question: schema.Question) -> Response:
         """Answer one message step by step: events `triage`, `decision`, `token`, and at the end `done` or `error`. `X-Message-Id` names it."""
-        if not question.input.strip():
+        running, headers = await begin(request, question.input)
+        if running is None:
             return StreamingResponse(
                 iter([_event("error", problem("empty", request.headers))]), media_type="text/event-stream"
             )
-        running, headers = begin(request, question.input)
         headers["X-Message-Id"] = (await running.first())["message"]["id"]
         return StreamingResponse(_events(running, request), media_type="text/event-stream", headers=headers)
 
@@ -197,41 +233,46 @@ def _add_session(app: FastAPI, desk: Desk) -> None:
     @app.get("/api/session", response_model=schema.SessionState, responses=schema.PROBLEMS)
     def state(request: Request) -> Any:
         """The visitor's chat; an empty one for somebody new."""
-        return desk.state(desk.visitor(request), request)
+        return desk.state(*desk.visitor(request))
 
     @app.post("/api/session", response_model=schema.SessionState, responses=problems)
     def new(request: Request, wish: schema.NewChat) -> Response:
         """Begin a new conversation."""
         headers: dict[str, str] = {}
-        visitor = desk.admitted(request, headers)
-        with visitor.alone(patience=5) as chat:
-            try:
-                chat.renew(desk.sign_in(request, wish.customer or chat.customer_id))
-            except CustomerUnknown:
-                return JSONResponse(problem("CustomerUnknown", request.headers), 404, headers)
-        return JSONResponse(desk.state(visitor, request), headers=headers)
+        customer, visitor = desk.visitor(request)
+        if wish.customer:
+            customer = desk.sign_in(request, wish.customer)
+        if visitor is None:
+            visitor = desk.begun(customer, request, headers)
+        else:
+            with visitor.alone(patience=5) as chat:
+                if chat.customer_id == customer:
+                    chat.renew()
+                else:
+                    visitor = desk.begun(customer, request, headers, visitor)
+        return JSONResponse(desk.state(customer, visitor), headers=headers)
 
     @app.post("/api/session/stop", response_model=schema.SessionState, responses=problems)
     def stop(request: Request, visitor: known) -> Any:
         """End the answer under way, and return the chat once it has ended."""
         if visitor.stop:
             visitor.stop.set()
-        with visitor.alone(patience=5):
-            return desk.state(visitor, request)
+        with visitor.alone(patience=5) as chat:
+            return desk.state(chat.customer_id, visitor)
 
     @app.post("/api/session/undo", response_model=schema.TakenBack, responses=problems)
     def undo(request: Request, visitor: known, wish: schema.TakeBack) -> Any:
         """Take the last message back. What it wrote to the order system stays, and a notice in the chat says so."""
         with visitor.alone(patience=5) as chat:
             text = chat.again() if wish.again else chat.undo()
-            return desk.state(visitor, request) | {"text": text}
+            return desk.state(chat.customer_id, visitor) | {"text": text}
 
     @app.post("/api/session/rate", response_model=schema.SessionState, responses=problems)
     def rate(request: Request, visitor: known, thumbs: schema.Thumbs) -> Any:
         """Rate one answer."""
         with visitor.alone(patience=5) as chat:
             chat.rate(thumbs.id, thumbs.rating)
-            return desk.state(visitor, request)
+            return desk.state(chat.customer_id, visitor)
 
     @app.get(
         "/api/session/export",
@@ -275,6 +316,14 @@ def _add_errors(app: FastAPI) -> None:
     def refused(request: Request, error: Refused) -> Response:
         headers = {"Retry-After": str(error.retry_after)} if error.retry_after else None
         return JSONResponse(problem(error.code, request.headers), error.status, headers)
+
+    @app.exception_handler(SignedOut)
+    def signed_out(request: Request, error: SignedOut) -> Response:
+        return JSONResponse(problem("SignedOut", request.headers), 401)
+
+    @app.exception_handler(CustomerUnknown)
+    def unknown(request: Request, error: CustomerUnknown) -> Response:
+        return JSONResponse(problem("CustomerUnknown", request.headers), 404)
 
     @app.exception_handler(RequestValidationError)
     def invalid(request: Request, error: RequestValidationError) -> Response:

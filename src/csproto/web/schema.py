@@ -82,6 +82,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
         "model": Problem,
         "description": "Asked under a host name that is not this server's, or no HTTP that makes sense.",
     },
+    401: {"model": Problem, "description": "Nobody is signed in."},
     403: {"model": Problem, "description": "Sent from another site."},
     413: {"model": Problem, "description": "Too large."},
     415: {"model": Problem, "description": "Not JSON."},
@@ -89,7 +90,9 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     429: {"model": Problem, "description": "Too fast. `Retry-After` says how many seconds to wait."},
     503: {"model": Problem, "description": "The engine is down or busy. `Retry-After` says how many seconds to wait."},
 }
-MISSING: dict[int | str, dict[str, Any]] = {404: {"model": Problem, "description": "No such chat or message."}}
+MISSING: dict[int | str, dict[str, Any]] = {
+    404: {"model": Problem, "description": "No such chat, message or customer."}
+}
 EVENTS: dict[str, Any] = {
     "description": "Server-sent events; `data` is JSON.",
     "content": {

@@ -100,6 +100,13 @@ class Visitors:
             self._all[visitor.name] = visitor
         return visitor, self._signer.sign(visitor.name)
 
+    def remove(self, visitor: Visitor) -> None:
+        """Forget a visitor with their chat; an answer under way is stopped."""
+        with self._lock:
+            self._all.pop(visitor.name, None)
+        if visitor.stop:
+            visitor.stop.set()
+
     def __len__(self) -> int:
         return len(self._all)
 

@@ -7,7 +7,8 @@ let unsent = null; // a message that never reached the server: shown with what b
 let unsentCount = 0;
 let repeating = false; // between taking a message back and sending it again
 let later = 0;
-let shown = { messages: [], info: { customer: "", customers: [], busy: false, engine: { ok: false, model: "" } } }; // the server's last word
+const nothing = (ok) => ({ messages: [], info: { customer: "", customers: [], busy: false, engine: { ok, model: "" } } });
+let shown = nothing(false); // the server's last word
 
 const host = {
   kind: "page",
@@ -38,13 +39,21 @@ async function carryOut(command) {
 async function call(path, body) {
   const response = await fetch(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
   if (response.ok) return response.json();
+  if (response.status === 401 || response.status === 404) await refresh(); // somebody else is signed in, or nobody: what is shown is not theirs
   fail((await response.json()).error);
   return null;
 }
 
 async function refresh() {
   if (underWay) return;
-  const state = await fetch("/api/session").then((response) => (response.ok ? response.json() : null)).catch(() => null);
+  const response = await fetch("/api/session").catch(() => null);
+  if (response?.status === 401) {
+    unsent = null;
+    show(nothing(true));
+    fail((await response.json()).error);
+    return;
+  }
+  const state = response?.ok ? await response.json().catch(() => null) : null;
   if (!underWay) show(state || { ...shown, info: { ...shown.info, busy: false, engine: { ...shown.info.engine, ok: false } } });
 }
 
@@ -149,6 +158,7 @@ async function stop() {
 
 async function download(form, language) {
   const response = await fetch(`/api/session/export?form=${form}&language=${language}`);
+  if (response.status === 401 || response.status === 404) await refresh();
   if (!response.ok) return fail((await response.json()).error);
   const name = form === "json" ? "chat.json" : "chat.md";
   return chat.receive({ type: "file", name, mime: response.headers.get("Content-Type"), text: await response.text() });
