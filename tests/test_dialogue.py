@@ -32,6 +32,8 @@ def applied(facts: CustomerFacts, write: Write | None, now: datetime) -> Custome
         changes = {"status": "cancelled", "cancelled_at": now, **refund}
     elif write.kind == "invoice":
         changes = {"invoice": "issued"}
+    elif write.kind == "address":
+        changes = write.changes or {"address": write.detail}
     elif write.kind == "return":
         changes = {"refund": "requested", "refund_at": now}
     elif write.kind == "withdraw":

@@ -13,7 +13,7 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
 from alembic.script import ScriptDirectory
-from sqlalchemy import func, select, text
+from sqlalchemy import column, func, insert, select, table, text
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
@@ -40,7 +40,10 @@ def first_version(engine: Engine) -> None:
     with Session(engine) as session, session.begin():
         session.add(Customer(id="C001", name="林晓", language="zh", joined_at=NOW))
         session.flush()
-        session.add(Order(id="1", customer_id="C001", item="kettle", category="home", amount=1, created_at=NOW))
+        values = {"id": "1", "customer_id": "C001", "item": "kettle", "category": "home", "amount": 1}
+        values |= {name: "" for name in ("address", "note", "carrier", "tracking_number")}
+        values |= {"opened": False, "created_at": NOW.replace(tzinfo=None), "payment": "ok", "refund": "none"}
+        session.execute(insert(table("orders", *map(column, [*values, "invoice"]))).values(**values, invoice="none"))
         for kind in ("payment", "payment", "refund_overdue", "urge", "urge"):
             session.add(Ticket(customer_id="C001", order_id="1", kind=kind, created_at=NOW, summary="x"))
 

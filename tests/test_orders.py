@@ -117,7 +117,8 @@ def test_a_write_does_what_the_rules_reckon_with_and_leaves_an_audit_row(
 ) -> None:
     before = api.facts(owner(write))
     number = api.write("key", owner(write), write, NOW, "the.rule")
-    assert api.facts(owner(write)) == applied(before, write, NOW)
+    opened = {(write.kind, write.order_id)} if number else set()
+    assert api.facts(owner(write)) == replace(applied(before, write, NOW), open_tickets=frozenset(opened))
     (audit,) = rows(engine, Audit)
     assert (audit.key, audit.at, audit.customer_id, audit.order_id) == ("key", NOW, owner(write), write.order_id)
     assert (audit.action, audit.rule) == (write.kind, "the.rule")
@@ -196,7 +197,7 @@ def test_taking_a_return_back_closes_its_ticket_and_no_other(engine: Engine, api
     assert api.write("four", "C001", RETURN, NOW, "return.quality.15d") not in (number, complaint)
 
 
-@pytest.mark.parametrize("write", [PAYMENT, OVERDUE], ids=lambda write: write.kind)
+@pytest.mark.parametrize("write", [PAYMENT, OVERDUE, COMPLAINT], ids=lambda write: write.kind)
 def test_asking_again_adds_to_the_open_ticket(engine: Engine, api: OrderApi, write: Write) -> None:
     first = api.write("k0", owner(write), replace(write, detail="charged twice"), NOW, "rule")
     again = replace(write, detail="charged three times", escalated=True)
@@ -249,7 +250,7 @@ def test_eight_at_once_with_one_key_do_it_once(engine: Engine, api: OrderApi) ->
 
 def test_eight_at_once_with_keys_of_their_own_all_get_through(engine: Engine, api: OrderApi) -> None:
     with ThreadPoolExecutor(8) as pool:
-        numbers = list(pool.map(lambda n: api.write(f"k{n}", "C001", COMPLAINT, NOW, "complaint.ticket"), range(8)))
+        numbers = list(pool.map(lambda n: api.write(f"k{n}", "C001", URGE, NOW, "urge.paid"), range(8)))
     assert sorted(numbers) == sorted(t.id for t in rows(engine, Ticket))
     assert len(rows(engine, Audit)) == 8
 
@@ -340,7 +341,7 @@ def test_a_write_whose_answer_was_lost_is_found_done_by_the_retry(engine: Engine
 
 def test_an_answer_that_is_lost_now_and_then_is_not_felt(engine: Engine) -> None:
     api = OrderApi(engine, Faults(half_done_rate=0.3, error_rate=0.2, seed=3), attempts=20, budget=20)
-    numbers = [api.write(f"k{n}", "C001", COMPLAINT, NOW, "complaint.ticket") for n in range(12)]
+    numbers = [api.write(f"k{n}", "C001", URGE, NOW, "urge.paid") for n in range(12)]
     assert numbers == [t.id for t in sorted(rows(engine, Ticket), key=lambda t: t.id)]
     assert len(set(numbers)) == 12
 
@@ -373,7 +374,7 @@ def test_tickets_come_escalated_first_then_oldest_and_closed_ones_not(engine: En
         api.write(
             f"k{place}",
             "C001",
-            replace(COMPLAINT, detail=str(place), escalated=escalated),
+            replace(URGE, detail=str(place), escalated=escalated),
             NOW - timedelta(hours=hours),
             "rule",
         )

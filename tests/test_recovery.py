@@ -184,10 +184,10 @@ def test_another_message_after_the_crash_has_its_own_write() -> None:
         desk.turn(conversation, "too slow")
     orders.fate = Fate()
     desk.turn(resume(engine, conversation.id, CUSTOMER), "rude as well")
-    assert [("too slow" in t.summary, "rude as well" in t.summary) for t in rows(engine, Ticket)] == [
-        (True, False),
-        (False, True),
-    ]
+    (ticket,) = rows(engine, Ticket)  # one complaint is open, and it has both
+    assert "too slow" in ticket.summary
+    assert "rude as well" in ticket.summary
+    assert len(rows(engine, Audit)) == 2
 
 
 # -- races
@@ -437,4 +437,4 @@ def test_eight_threads_may_use_one_assistant(engine: Engine) -> None:
     desk = Rehearsal(OrderApi(engine), lambda *_: says(I.COMPLAINT))
     with ThreadPoolExecutor(8) as pool:
         turns = list(pool.map(lambda place: desk.turn(desk.open("C001"), f"complaint {place}"), range(24)))
-    assert len({part.facts["ticket"] for turn in turns for part in turn.parts}) == 24
+    assert len({part.facts["ticket"] for turn in turns for part in turn.parts}) == 1  # one open complaint

@@ -55,7 +55,7 @@ def fill(engine: Engine, now: datetime, path: Path = DATA / "demo.yaml") -> tupl
     migrate(engine)
     raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     customers = [_customer(customer_id, values, now) for customer_id, values in raw["customers"].items()]
-    orders = [_order(values, raw["customers"][values["customer"]]["language"], now) for values in raw["orders"]]
+    orders = [_order(_delivery(raw["customers"][values["customer"]]) | values, now) for values in raw["orders"]]
     made = _generated(raw["generated"]["seed"], raw["generated"]["customers"], now)
     with Session(engine) as session, session.begin():
         for table in reversed(Base.metadata.sorted_tables):
@@ -77,7 +77,13 @@ def _customer(customer_id: str, values: dict[str, Any], now: datetime) -> Custom
     )
 
 
-def _order(values: dict[str, Any], language: str, now: datetime) -> Order:
+def _delivery(customer: dict[str, Any]) -> dict[str, Any]:
+    """Where the orders of a customer go, and in which language their carrier is named."""
+    found = {"recipient": customer["name"], "language": customer["language"]}
+    return found | {name: customer[name] for name in ("phone", "address") if name in customer}
+
+
+def _order(values: dict[str, Any], now: datetime) -> Order:
     """An order from its days before now; carrier and parcel number follow from its id once it has shipped."""
     moments = {
         name: now - timedelta(days=values[name])
@@ -92,6 +98,9 @@ def _order(values: dict[str, Any], language: str, now: datetime) -> Order:
         item=values["item"],
         category=values["category"],
         opened=values.get("opened", False),
+        recipient=str(values.get("recipient", "")),
+        phone=str(values.get("phone", "")),
+        address=values.get("address", ""),
         amount=round(values["amount"] * 100),
         note=values.get("note", ""),
         created_at=now - timedelta(days=values.get("created", values.get("paid", 0))),
@@ -100,7 +109,7 @@ def _order(values: dict[str, Any], language: str, now: datetime) -> Order:
         shipped_at=moments.get("shipped"),
         delivered_at=moments.get("delivered"),
         cancelled_at=moments.get("cancelled"),
-        carrier=pick.choice(CARRIERS[language]) if shipped else "",
+        carrier=pick.choice(CARRIERS[values["language"]]) if shipped else "",
         tracking_number=f"{pick.choice(('SF', 'YT', 'JD', 'ZT'))}{pick.randrange(10**11, 10**12)}" if shipped else "",
         payment=values.get("payment", "ok"),
         refund=values.get("refund", "none"),
@@ -132,5 +141,6 @@ def _generated(seed: int, count: int, now: datetime) -> tuple[list[Customer], li
                 "category": category,
                 "amount": pick.randrange(20, 3000),
             }
-            orders.append(_order(values | pick.choice(HISTORIES), language, now))
+            values |= {"language": language, "recipient": f"Customer {number}"}
+            orders.append(_order(values | pick.choice(HISTORIES), now))
     return customers, orders

@@ -120,6 +120,7 @@ class CallOptions:
     on_text: Callable[[str], None] | None = None  # called with each new piece of text
     stop: StopSignal | None = None
     usage: Usage = field(default_factory=Usage)
+    rivals: int = 0  # likeliest tokens to report at each place, with probabilities; 0 reports none
     stream_interval: int = 1  # tokens between two events of the stream; each one costs the server and us a little
 
 
@@ -203,6 +204,8 @@ class Endpoint(RuntimeEndpoint):
         body: dict[str, Any] = {"text": s.text_, "sampling_params": parameters, "stream": True}
         if self.options.cache_salt:
             body["cache_salt"] = self.options.cache_salt
+        if self.options.rivals:
+            body |= {"return_logprob": True, "top_logprobs_num": self.options.rivals, "return_text_in_logprobs": True}
         text, meta = "", {}
         for event in self._events(body):
             if "error" in event:

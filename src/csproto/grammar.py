@@ -20,6 +20,7 @@ from csproto.errors import CsprotoError
 # Every printable character but the quote and the backslash, which would need escapes; no control characters, no surrogates,
 # no private use, no line separators.
 SAFE_CHARACTER = r"[ !#-\[\]-~\u00a1-\u1fff\u2010-\u2027\u2030-\u205e\u2070-\ud7ff\uf900-\ufffc]"
+SAFE_TEXT = re.compile(SAFE_CHARACTER + "+")
 DEFAULT_MAX_LENGTH = 100
 DEFAULT_MAX_ITEMS = 8
 LONGEST_REPEAT = 100
@@ -93,7 +94,7 @@ def _object(model: type[BaseModel], name: str, rules: dict[str, str], message: s
                 continue
         else:
             value = _value(_annotation(field), where, f"{name}_{key}", rules)
-        pair = f"{_text(('' if position == 0 else ',') + _json(key) + ':')} {value}"
+        pair = f"{terminal(('' if position == 0 else ',') + _json(key) + ':')} {value}"
         parts.append(pair if required else f"({pair})?")
     rules[name] = " ".join(['"{"', *parts, '"}"'])
     return name
@@ -164,7 +165,7 @@ def _copied(copied: Copied, message: str, name: str, rules: dict[str, str]) -> s
     """A choice between the texts given, or the runs of the message as a chain of rules, one a character, that may be entered and left where a copy may begin and end."""
     if copied.choices:
         choices = [c for c in copied.choices(message) if c and not re.search(r'["\\\x00-\x1f]', c)]
-        return f'"\\"" ({" | ".join(map(_text, choices))}) "\\""' if choices else ""
+        return f'"\\"" ({" | ".join(map(terminal, choices))}) "\\""' if choices else ""
     if not message:
         return ""
     if "span" not in rules:  # all copied fields share the runs of one message
@@ -172,16 +173,43 @@ def _copied(copied: Copied, message: str, name: str, rules: dict[str, str]) -> s
     return '"\\"" span "\\""'
 
 
-def _add_spans(message: str, rules: dict[str, str]) -> None:
-    text, safe = message[:SPAN_CHARACTERS], re.compile(SAFE_CHARACTER)
+def span_rules(text: str) -> list[str]:
+    """EBNF rules whose `span` is any part of the text that is not empty, cut between words and numbers.
+
+    A chain of rules, one a character, that may be entered and left where a copy may begin and end.
+    Empty when nothing of the text can be copied.
+    """
+    starts, ends = _cuts(text)
+    steps = {
+        place: f"{terminal(character)} span_{place + 1}"
+        for place, character in enumerate(text)
+        if SAFE_TEXT.fullmatch(character)
+    }
+    first = [steps[place] for place in starts if place in steps]
+    if not first:
+        return []
+    rules = [f"span ::= {' | '.join(first)}"]
+    for place in range(1, len(text) + 1):
+        ways = (['""'] if place in ends else []) + ([steps[place]] if place in steps else [])
+        rules.append(f"span_{place} ::= {' | '.join(ways)}")
+    return rules
+
+
+def _cuts(text: str) -> tuple[list[int], set[int]]:
+    """The places of a text where a copy may begin, and where it may end."""
     edges = [place for place in range(len(text) + 1) if not WITHIN.match(text, place)]
     after_number = {match.end() for match in AFTER_NUMBER.finditer(text)}
-    starts = [place for place in edges if place not in after_number]
     ends = {place for place in edges if not BEFORE_NUMBER.match(text, place) and not BEFORE_UNIT.match(text, place)}
+    return [place for place in edges if place not in after_number], ends
+
+
+def _add_spans(message: str, rules: dict[str, str]) -> None:
+    text = message[:SPAN_CHARACTERS]
+    starts, ends = _cuts(text)
     rules["span"] = " | ".join(f"span_{place}" for place in starts)
     for place, character in enumerate(text):
         ways = ['""'] if place in ends else []
-        ways += [f"{_text(character)} span_{place + 1}"] if safe.fullmatch(character) else []
+        ways += [f"{terminal(character)} span_{place + 1}"] if SAFE_TEXT.fullmatch(character) else []
         rules[f"span_{place}"] = " | ".join(ways)
     rules[f"span_{len(text)}"] = '""'
 
@@ -193,7 +221,7 @@ def _max_length(metadata: tuple[Any, ...], default: int) -> int:
 def _choice(values: Any, where: str, name: str, rules: dict[str, str]) -> str:
     if not all(isinstance(value, str) for value in values):
         raise GrammarError(f"{where}: only choices between strings are supported.")
-    rules[name] = " | ".join(_text(_json(value)) for value in values)
+    rules[name] = " | ".join(terminal(_json(value)) for value in values)
     return name
 
 
@@ -201,6 +229,6 @@ def _json(text: str) -> str:
     return f'"{text}"'
 
 
-def _text(text: str) -> str:
+def terminal(text: str) -> str:
     """A terminal of the grammar that stands for exactly this text."""
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -2,7 +2,8 @@
 
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Literal, TypeVar
@@ -18,7 +19,8 @@ from csproto.store import ONE_OPEN, TICKET_SUMMARY, Audit, ConversationRow, Cust
 
 T = TypeVar("T")
 WriteKind = Literal[
-    "return", "withdraw", "urge", "cancel", "address", "invoice", "complaint", "handoff", "payment", "refund_overdue", "unavailable"
+    "return", "withdraw", "urge", "cancel", "address", "invoice", "complaint", "handoff", "payment", "refund_overdue",
+    "trace", "change", "quality", "unavailable"
 ]  # fmt: skip
 NO_TICKET = ("cancel", "address", "invoice", "withdraw")
 
@@ -33,6 +35,15 @@ class OrderMoved(CsprotoError):
 
 class CustomerUnknown(CsprotoError):
     """No such customer is on the books."""
+
+
+@contextmanager
+def database_errors_typed() -> Iterator[None]:
+    """Raise OrderSystemDown for a database that is gone, silent, full or not to be written."""
+    try:
+        yield
+    except SQLAlchemyError as error:
+        raise OrderSystemDown(f"The shop's database cannot be used: {_first_line(error)} Try again later.") from error
 
 
 @dataclass(frozen=True)
@@ -56,6 +67,9 @@ class OrderView:
     refund: str = "none"
     refund_at: datetime | None = None
     invoice: str = "none"
+    recipient: str = ""
+    phone: str = ""
+    address: str = ""
 
 
 @dataclass(frozen=True)
@@ -68,6 +82,7 @@ class CustomerFacts:
     failed_payments: int = 0
     address_matches: bool = True
     urged_at: Mapping[str, datetime] = field(default_factory=dict)  # order id to the time of its last urge ticket
+    open_tickets: frozenset[tuple[str, str]] = frozenset()  # kind and order id of what a human has not closed yet
 
     def order(self, order_id: str) -> OrderView | None:
         """This customer's order, or None: somebody else's looks like one that does not exist."""
@@ -76,12 +91,16 @@ class CustomerFacts:
 
 @dataclass(frozen=True)
 class Write:
-    """A change the order system is asked to make; all but those of `NO_TICKET` open a ticket."""
+    """A change the order system is asked to make; all but those of `NO_TICKET` open a ticket.
+
+    changes: the order's fields that get a new value, for `address` and `invoice`.
+    """
 
     kind: WriteKind
     order_id: str = ""
     detail: str = ""
     escalated: bool = False
+    changes: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -124,13 +143,8 @@ class OrderApi:
 
     def known(self, customer_id: str) -> None:
         """Raise CustomerUnknown unless the customer is on the books, OrderSystemDown when these cannot be read. No fault applies: it is the session's own table."""
-        try:
-            with self.engine.connect() as connection:
-                _customer(connection, customer_id)
-        except SQLAlchemyError as error:
-            raise OrderSystemDown(
-                f"The shop's database cannot be read: {_first_line(error)} Try again later."
-            ) from error
+        with database_errors_typed(), self.engine.connect() as connection:
+            _customer(connection, customer_id)
 
     def facts(self, customer_id: str) -> CustomerFacts:
         """What is known of a customer. Raises OrderSystemDown, and CustomerUnknown for one who was erased meanwhile."""
@@ -152,21 +166,28 @@ class OrderApi:
         _change(write, session.get_one(Order, write.order_id, with_for_update=True), customer_id, now)
 
     def leave_ticket(self, key: str, customer_id: str, summary: str, now: datetime) -> int:
-        """Leave a wish that could not be served to a human. The ticket system is apart from the order system and its faults."""
+        """Leave a wish that could not be served to a human. Raises OrderSystemDown when the database cannot be used.
+
+        The ticket system is apart from the order system and its faults.
+        """
         write = Write("unavailable", detail=summary, escalated=True)
-        return self._write(key, customer_id, write, now, "system.unavailable")
+        with database_errors_typed():
+            return self._write(key, customer_id, write, now, "system.unavailable")
 
     def forget(self, customer_id: str) -> None:
-        """Erase a customer with everything that names them. Writes in their name that are under way are waited for, later ones are refused."""
-        with Session(self.engine) as session, session.begin():
+        """Erase a customer with everything that names them. Raises OrderSystemDown.
+
+        Writes in their name that are under way are waited for, later ones are refused.
+        """
+        with database_errors_typed(), Session(self.engine) as session, session.begin():
             session.get(Customer, customer_id, with_for_update=True)
             for table in (Ticket, Audit, ConversationRow, Order):
                 session.execute(delete(table).where(table.customer_id == customer_id))
             session.execute(delete(Customer).where(Customer.id == customer_id))
 
     def open_tickets(self) -> list[Ticket]:
-        """What waits for a human, escalated first, then oldest first."""
-        with Session(self.engine, expire_on_commit=False) as session:
+        """What waits for a human, escalated first, then oldest first. Raises OrderSystemDown."""
+        with database_errors_typed(), Session(self.engine, expire_on_commit=False) as session:
             return list(
                 session.scalars(
                     select(Ticket).where(~Ticket.closed).order_by(Ticket.escalated.desc(), Ticket.created_at, Ticket.id)
@@ -201,6 +222,9 @@ class OrderApi:
                 .where(Ticket.customer_id == customer_id, Ticket.kind == "urge")
                 .order_by(Ticket.created_at)
             )
+            opened = session.execute(
+                select(Ticket.kind, Ticket.order_id).where(Ticket.customer_id == customer_id, ~Ticket.closed)
+            )
             return CustomerFacts(
                 customer_id,
                 tuple(_view(o) for o in orders),
@@ -208,6 +232,7 @@ class OrderApi:
                 failed_payments,
                 address_matches,
                 {row[0]: row[1] for row in urges},
+                frozenset((row[0], row[1]) for row in opened),
             )
 
     def _write(self, key: str, customer_id: str, write: Write, now: datetime, why: str) -> int:
@@ -268,9 +293,11 @@ def _change(write: Write, order: Order, customer_id: str, now: datetime) -> None
             order.refund, order.refund_at = "approved", now
         order.cancelled_at = now
     elif write.kind == "address":
-        order.address = write.detail
+        for name, value in (write.changes or {"address": write.detail}).items():
+            setattr(order, name, value)
     elif write.kind == "invoice":
         order.invoice = "issued"
+        order.invoice_title, order.tax_id = write.changes.get("title", ""), write.changes.get("tax_id", "")
     elif write.kind == "return":
         order.refund, order.refund_at = "requested", now
     elif write.kind == "withdraw":

@@ -1,17 +1,30 @@
 """The tables of the shop. SQLAlchemy, so that SQLite serves the demo and PostgreSQL a deployment."""
 
+import time
+from collections.abc import Generator
 from contextlib import nullcontext
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
-from sqlalchemy import JSON, ForeignKey, Index, String, TypeDecorator, create_engine, event, inspect, text
+from sqlalchemy import JSON, ForeignKey, Index, String, TypeDecorator, create_engine, event, inspect, make_url, text
 from sqlalchemy import DateTime as SqlDateTime
 from sqlalchemy.engine import Connection, Dialect, Engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-SCHEMA = "0002"  # the newest of csproto.migrations, which make the tables below
+SCHEMA = "0003"  # the newest of csproto.migrations, which make the tables below
+CONNECTING = 3  # seconds to reach a database server, and to get one of the pool's connections
+PATIENCE = 4.0  # seconds for one statement: each takes milliseconds, and a customer waits for it
 TICKET_SUMMARY = 2_000  # characters
-ONE_OPEN = ("payment", "refund_overdue")  # of these a customer has one open ticket per order: asking again adds to it
+ONE_OPEN = (
+    "payment",
+    "refund_overdue",
+    "complaint",
+    "trace",
+    "change",
+    "quality",
+    "handoff",
+)  # of these a customer has one open ticket per order: asking again adds to it
 
 
 class Instant(TypeDecorator[datetime]):
@@ -51,6 +64,8 @@ class Order(Base):
     category: Mapped[str] = mapped_column(String(20))
     opened: Mapped[bool] = mapped_column(default=False)  # digital goods: the code was revealed
     amount: Mapped[int]  # in cents
+    recipient: Mapped[str] = mapped_column(String(80), default="")
+    phone: Mapped[str] = mapped_column(String(40), default="")
     address: Mapped[str] = mapped_column(String(200), default="")
     note: Mapped[str] = mapped_column(String(200), default="")
     created_at: Mapped[datetime]
@@ -65,6 +80,8 @@ class Order(Base):
     refund: Mapped[str] = mapped_column(String(12), default="none")  # none, requested, approved, paid
     refund_at: Mapped[datetime | None]
     invoice: Mapped[str] = mapped_column(String(12), default="none")  # none, issued
+    invoice_title: Mapped[str] = mapped_column(String(200), default="")
+    tax_id: Mapped[str] = mapped_column(String(40), default="")
 
     @property
     def status(self) -> str:
@@ -82,7 +99,7 @@ _STILL_OPEN = text(f"NOT closed AND kind IN {ONE_OPEN}")
 
 
 class Ticket(Base):
-    """Work for a human: urge, complaint, handoff, return, payment, refund_overdue or unavailable.
+    """Work for a human: its kind is one of `orders.WriteKind` that opens a ticket.
 
     The summary is the customer's own words, unmasked: whoever works on the ticket may have to call back or send something. It goes with the customer.
     """
@@ -132,18 +149,65 @@ class ConversationRow(Base):
     transcript: Mapped[list[Any]] = mapped_column(JSON, default=list)
 
 
-def open_engine(url: str) -> Engine:
-    """An engine whose SQLite files wait for each other and keep readers and writers apart. Its errors never quote the values of a statement."""
-    # A server may have closed a kept connection; a file does not.
-    engine = create_engine(url, pool_pre_ping=not url.startswith("sqlite"), hide_parameters=True)
-    if engine.dialect.name == "sqlite":
+def open_engine(url: str, patience: float | None = PATIENCE) -> Engine:
+    """An engine that gives up in time, and whose errors never quote the values of a statement.
+
+    patience: seconds until a statement is given up, None for as long as it takes (a
+    migration of large tables). Reaching PostgreSQL takes CONNECTING seconds at most.
+    SQLite's files wait five seconds for each other, and keep readers and writers apart.
+    """
+    address = make_url(url)
+    if address.get_backend_name() == "sqlite":
+        engine = create_engine(address, hide_parameters=True)
 
         @event.listens_for(engine, "connect")
         def pragmas(connection, _record) -> None:  # type: ignore[no-untyped-def]
             for pragma in ("journal_mode=WAL", "busy_timeout=5000", "foreign_keys=ON", "synchronous=NORMAL"):
                 connection.execute(f"PRAGMA {pragma}")
 
+        return engine
+    arguments: dict[str, Any] = {}
+    if address.get_backend_name() == "postgresql":
+        arguments["connect_timeout"] = CONNECTING
+        if patience and "options" not in address.query:
+            arguments["options"] = f"-c statement_timeout={patience * 1000:.0f}"
+    # A server may have closed a kept connection; a file does not.
+    engine = create_engine(
+        address, pool_pre_ping=True, pool_timeout=CONNECTING, hide_parameters=True, connect_args=arguments
+    )
+    if patience and engine.driver == "psycopg":
+        event.listen(engine, "do_connect", partial(_connect_bounded, patience + 1))
     return engine
+
+
+def _connect_bounded(patience: float, _dialect: Dialect, _record: Any, words: Any, arguments: Any) -> Any:
+    """A connection of psycopg that waits `patience` seconds for any one answer.
+
+    PostgreSQL's own `statement_timeout` ends a slow statement, but a server that hangs as
+    a whole (stopped, its disk or its network gone) never gets round to it, and psycopg
+    waits for ever. Everything it waits for, it waits for in `wait`.
+    """
+    from psycopg import Connection, OperationalError
+
+    class Bounded(Connection[Any]):
+        def wait(self, gen: Any, *rest: Any, **options: Any) -> Any:
+            return super().wait(self._in_time(gen), *rest, **options)
+
+        def _in_time(self, gen: Any) -> Generator[Any, Any, Any]:
+            """The same steps. psycopg resumes them every 0.1 s, whether the socket has something or not."""
+            deadline = time.monotonic() + patience
+            try:
+                wish = next(gen)
+                while True:
+                    ready = yield wish
+                    if not ready and time.monotonic() > deadline:
+                        self.close()  # its answer, should one come, would be taken for the next one's
+                        raise OperationalError(f"the database has not answered for {patience:.0f} s")
+                    wish = gen.send(ready)
+            except StopIteration as end:
+                return end.value
+
+    return Bounded.connect(*words, **arguments)
 
 
 def schema_of(database: Engine | Connection) -> str:

@@ -1,0 +1,41 @@
+"""The buttons that an answer offers. Pressing one sends its text, so a chat reads the same pressed or typed."""
+
+from csproto.desk.dialogue import Question
+from csproto.desk.handbook import Handbook, Language
+
+YES = {"zh": "是", "en": "Yes"}
+NO = {"zh": "否", "en": "No"}
+HUMAN = {"zh": "转人工", "en": "Talk to a person"}
+
+
+def choices(question: Question | None, handbook: Handbook, language: Language) -> list[dict[str, str]]:
+    """What fits the open question: yes and no, the orders, the readings, a human."""
+    if question is None:
+        return []
+    match question.kind:
+        case "yes" | "human":
+            texts = [("yes_no", YES[language]), ("yes_no", NO[language])]
+            return [_choice(kind, text, text) for kind, text in texts]
+        case "reading":
+            labels = [handbook.wishes[intent].label[language] for intent in question.readings]
+            return [_choice("reading", label, label) for label in labels] + [_human(language)]
+        case "order":
+            return _orders(question, handbook, language)
+    return []
+
+
+def _orders(question: Question, handbook: Handbook, language: Language) -> list[dict[str, str]]:
+    shown = question.facts.get("orders", ())
+    found = []
+    for order in shown if isinstance(shown, tuple) else ():
+        state = handbook.label("status", order.status, language)
+        found.append(_choice("order", f"{order.item} · {order.id} · {state}", order.id))
+    return found
+
+
+def _human(language: Language) -> dict[str, str]:
+    return _choice("human", HUMAN[language], HUMAN[language])
+
+
+def _choice(kind: str, label: str, text: str) -> dict[str, str]:
+    return {"kind": kind, "label": label, "text": text}

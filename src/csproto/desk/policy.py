@@ -1,0 +1,413 @@
+"""The rules: one pure function a wish, of order, slots, facts and clock. The model has no part in it.
+
+A decision that changes something asks first (`agreed` is False); only after the customer's yes does
+it carry a write. What merely calls a human is written at once.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta
+from typing import Any
+
+from csproto.desk.handbook import Handbook
+from csproto.desk.triage import Wish
+from csproto.orders import CustomerFacts, OrderView, Write
+
+FAULTS = ("quality", "damaged", "wrong_item", "missing_part")
+NO_FAULTS = ("change_of_mind", "size")
+
+
+@dataclass(frozen=True)
+class Label:
+    """A word that is put into the customer's language later, such as the state `shipped`."""
+
+    group: str
+    value: str
+
+
+@dataclass(frozen=True)
+class Day:
+    """A calendar day that is put into words later."""
+
+    day: date
+
+
+Fact = Label | Day | tuple[OrderView, ...] | int | str  # an int is an amount in cents
+Facts = Mapping[str, Fact]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What happens about one order of one wish.
+
+    facts: what the reply may say, in no language yet.
+    asks: this decision puts a question and waits for the answer.
+    """
+
+    intent: str | None
+    order: str | None
+    rule: str
+    facts: Mapping[str, Fact] = field(default_factory=dict)
+    write: Write | None = None
+    asks: bool = False
+
+
+@dataclass(frozen=True)
+class Case:
+    """One order of one wish, with everything it is decided by. `order` is None where none is meant."""
+
+    wish: Wish
+    order: OrderView | None
+    facts: CustomerFacts
+    now: datetime
+    handbook: Handbook
+    agreed: bool = False
+    text: str = ""  # the customer's message, for the human who will read the ticket
+
+    @property
+    def today(self) -> date:
+        return self.day(self.now)
+
+    def day(self, moment: datetime) -> date:
+        """The calendar day of a moment in the shop's time zone."""
+        return moment.astimezone(self.handbook.values.zone).date()
+
+    def window(self, name: str) -> int:
+        return self.handbook.values.windows[name]
+
+    def says(
+        self, rule: str, facts: Facts | None = None, *, write: Write | None = None, asks: bool = False
+    ) -> Decision:
+        """A decision by a rule; order and article are always among the facts."""
+        about: dict[str, Fact] = {"order": self.order.id, "item": self.order.item} if self.order else {}
+        order = self.order.id if self.order else None
+        return Decision(self.wish.intent, order, rule, {**about, **(facts or {})}, write, asks)
+
+    def write(self, kind: Any, detail: str = "", escalated: bool = False) -> Write:
+        return Write(kind, self.order.id if self.order else "", detail or self.text, escalated)
+
+    def open_ticket(self, kind: str) -> bool:
+        """Whether a ticket of this kind is open for this order already."""
+        return (kind, self.order.id if self.order else "") in self.facts.open_tickets
+
+
+Decide = Callable[[Case], Decision]
+_DECIDE: dict[str, Decide] = {}
+
+
+def wish(function: Decide) -> Decide:
+    """Make a function decide the wish of its name."""
+    _DECIDE[function.__name__] = function
+    return function
+
+
+def decide(case: Case) -> Decision:
+    """The decision for one order of one wish. Total: raises nothing for any wish of the handbook."""
+    return _DECIDE[case.wish.intent](case)
+
+
+def _order(case: Case) -> OrderView:
+    assert case.order is not None, "this wish needs an order"
+    return case.order
+
+
+def _state(case: Case) -> Label:
+    return Label("status", _order(case).status)
+
+
+# -- returns
+
+
+@wish
+def return_exchange(case: Case) -> Decision:
+    order = _order(case)
+    if case.wish.slots.get("undo"):
+        return _withdraw(case)
+    if order.status == "cancelled":
+        return case.says("return.cancelled")
+    if order.refund != "none":
+        return case.says("return.already_open", {"state": Label("refund", order.refund)})
+    if order.status in ("unpaid", "paid"):
+        if case.agreed:
+            return _cancelled(case)
+        return case.says("return.not_shipped", asks=True)
+    if order.status == "shipped":
+        return case.says("return.in_transit")
+    return _return_delivered(case)
+
+
+def _return_delivered(case: Case) -> Decision:
+    order, cause = _order(case), case.wish.slots.get("cause")
+    assert order.delivered_at is not None
+    delivered = case.day(order.delivered_at)
+    days = (case.today - delivered).days
+    free, fault = case.window("no_reason_return"), case.window("quality_return")
+    until_free, until_fault = delivered + timedelta(days=free), delivered + timedelta(days=fault)
+    bound = order.category in case.handbook.values.not_returnable
+    bound = bound and (order.category != "digital" or order.opened)
+    if days > fault:
+        return case.says("return.too_late", {"window": str(fault)})
+    if cause in FAULTS:
+        return _return_asked(case, "return.quality.15d", fault, until_fault)
+    if days <= free and not bound:
+        return _return_asked(case, "return.no_reason.7d", free, until_free)
+    if cause and cause not in NO_FAULTS:  # whether this is a fault is for a human to say
+        if case.open_ticket("quality"):
+            return case.says("return.cause_unclear")
+        return case.says("return.cause_unclear", write=case.write("quality"))
+    if bound:
+        kind = Label("category", order.category)
+        return case.says("return.not_returnable", {"kind": kind, "window": str(fault)})
+    return case.says("return.expired.quality_route", {"window": str(free), "deadline": Day(until_fault)}, asks=True)
+
+
+def _return_asked(case: Case, rule: str, window: int, deadline: date) -> Decision:
+    """Ask whether to register the return; register it after the yes."""
+    slots = case.wish.slots
+    remedy = Label("remedy", slots.get("remedy", "refund"))
+    if not case.agreed:
+        return case.says(rule, {"window": str(window), "deadline": Day(deadline), "remedy": remedy}, asks=True)
+    detail = "; ".join(filter(None, (slots.get("remedy"), slots.get("cause"), slots.get("reason"))))
+    write = case.write("return", detail or "no reason given")
+    return case.says("return.registered", {"deadline": Day(deadline), "remedy": remedy}, write=write)
+
+
+def _withdraw(case: Case) -> Decision:
+    """Take back a return request that nobody has dealt with yet."""
+    order = _order(case)
+    if order.refund in ("approved", "paid"):
+        return case.says("withdraw.too_late")
+    if order.refund != "requested":
+        return case.says("withdraw.none")
+    if not case.agreed:
+        return case.says("withdraw.confirm", asks=True)
+    return case.says("withdraw.done", write=case.write("withdraw"))
+
+
+@wish
+def refund_status(case: Case) -> Decision:
+    order = _order(case)
+    if order.refund == "none" or order.refund_at is None:
+        return case.says("refund.none")
+    since = case.day(order.refund_at)
+    paid_by = since + timedelta(days=case.window("refund_legal"))
+    if order.refund == "requested":
+        return case.says("refund.requested", {"date": Day(since)})
+    if order.refund == "paid":
+        return case.says("refund.paid", {"amount": order.amount, "date": Day(since)})
+    if case.today > paid_by:
+        write = None if case.open_ticket("refund_overdue") else case.write("refund_overdue", escalated=True)
+        return case.says("refund.overdue", {"amount": order.amount}, write=write)
+    return case.says("refund.approved", {"amount": order.amount, "deadline": Day(paid_by)})
+
+
+# -- where an order is
+
+
+@wish
+def order_status(case: Case) -> Decision:
+    if case.order is None:
+        return case.says("status.list", {"list": case.facts.orders}) if case.facts.orders else case.says("status.none")
+    order = case.order
+    moments = {
+        "paid": order.promised_at,
+        "shipped": order.shipped_at,
+        "delivered": order.delivered_at,
+        "cancelled": order.cancelled_at,
+    }
+    moment = moments.get(order.status)
+    facts: dict[str, Fact] = {"date": Day(case.day(moment))} if moment else {}
+    if order.status == "shipped" and order.carrier:
+        facts["carrier"] = order.carrier
+    return case.says(f"status.{order.status}", facts)
+
+
+@wish
+def tracking_number(case: Case) -> Decision:
+    order = _order(case)
+    if order.status not in ("shipped", "delivered"):
+        return case.says("tracking.not_shipped", {"state": _state(case)})
+    if not (order.carrier and order.tracking_number):
+        return case.says("tracking.missing", {"state": _state(case)})
+    return case.says("tracking.known", {"carrier": order.carrier, "tracking": order.tracking_number})
+
+
+@wish
+def urge_shipment(case: Case) -> Decision:
+    order = _order(case)
+    if order.status == "shipped":
+        facts: dict[str, Fact] = {"carrier": order.carrier} if order.carrier else {}
+        if order.shipped_at:
+            facts["date"] = Day(case.day(order.shipped_at))
+        return case.says("urge.shipped", facts)
+    if order.status != "paid":
+        return case.says("urge.not_applicable", {"state": _state(case)})
+    last = case.facts.urged_at.get(order.id)
+    if last and case.now - last < timedelta(hours=case.window("urge_repeat_hours")):
+        return case.says("urge.once_24h")
+    if order.promised_at and case.today > case.day(order.promised_at):
+        return case.says("urge.overdue", write=case.write("urge", escalated=True))
+    promised = {"date": Day(case.day(order.promised_at))} if order.promised_at else {}
+    return case.says("urge.paid", promised, write=case.write("urge"))
+
+
+@wish
+def not_received(case: Case) -> Decision:
+    order = _order(case)
+    if order.status in ("unpaid", "paid", "cancelled"):
+        return case.says("trace.not_shipped", {"state": _state(case)})
+    if case.open_ticket("trace"):
+        return case.says("trace.open_already")
+    late = order.shipped_at and (case.today - case.day(order.shipped_at)).days > case.window("trace_after_days")
+    if order.status == "shipped" and not late:
+        return case.says("trace.in_transit", {"carrier": order.carrier} if order.carrier else {})
+    return case.says("trace.opened", write=case.write("trace"))
+
+
+# -- changes before shipping
+
+
+@wish
+def change_address(case: Case) -> Decision:
+    order = _order(case)
+    if order.status not in ("unpaid", "paid"):
+        return case.says("address.locked", {"state": _state(case)})
+    given = {name: case.wish.slots[name] for name in ("recipient", "phone", "address") if case.wish.slots.get(name)}
+    if not given:
+        return case.says("address.ask", asks=True)
+    before = {"recipient": order.recipient, "phone": order.phone, "address": order.address}
+    details = ", ".join(filter(None, (before | given).values()))  # what is not named is kept
+    if not case.agreed:
+        return case.says("address.confirm", {"details": details}, asks=True)
+    return case.says("address.changed", {"details": details}, write=Write("address", order.id, changes=given))
+
+
+@wish
+def change_order(case: Case) -> Decision:
+    order = _order(case)
+    if order.status not in ("unpaid", "paid"):
+        return case.says("change.locked", {"state": _state(case)})
+    if case.open_ticket("change"):
+        return case.says("change.open_already")
+    return case.says("change.ticket", write=case.write("change"))
+
+
+@wish
+def cancel_order(case: Case) -> Decision:
+    order = _order(case)
+    if case.wish.slots.get("undo"):
+        return case.says("cancel.cannot_undo" if order.status == "cancelled" else "cancel.nothing_to_undo")
+    if order.refund == "requested" and order.status == "delivered":  # the return is what can be cancelled
+        return _withdraw(case)
+    if order.status == "cancelled":
+        return case.says("cancel.already")
+    if order.status == "delivered":
+        return case.says("cancel.delivered")
+    if order.status == "shipped":
+        return case.says("cancel.locked")
+    if case.agreed:
+        return _cancelled(case)
+    return case.says("cancel.confirm", _paid(order), asks=True)
+
+
+def _cancelled(case: Case) -> Decision:
+    return case.says("cancel.done", _paid(_order(case)), write=case.write("cancel"))
+
+
+def _paid(order: OrderView) -> Facts:
+    """The amount that comes back; nothing for an order that was not paid."""
+    return {"amount": order.amount} if order.status == "paid" else {}
+
+
+# -- money
+
+
+@wish
+def invoice(case: Case) -> Decision:
+    order, slots = _order(case), case.wish.slots
+    if order.invoice == "issued":
+        return case.says("invoice.issued")
+    if order.status in ("unpaid", "cancelled"):
+        return case.says("invoice.not_due", {"state": _state(case)})
+    title = slots.get("title") or Label("personal", "personal")
+    facts: dict[str, Fact] = {"amount": order.amount, "title": title}
+    if slots.get("tax_id"):
+        facts["tax_id"] = slots["tax_id"]
+    if not case.agreed:
+        return case.says("invoice.confirm", facts, asks=True)
+    given = {name: slots[name] for name in ("title", "tax_id") if slots.get(name)}
+    return case.says("invoice.done", facts, write=Write("invoice", order.id, changes=given))
+
+
+@wish
+def payment_issue(case: Case) -> Decision:
+    score, signs = risk_score(_order(case), case.facts, case.now, case.handbook)
+    values = case.handbook.values
+    if score < values.review_from:
+        return case.says("payment.pass", {"state": _state(case)})
+    if case.open_ticket("payment"):
+        return case.says("payment.open_already")
+    claims = ", ".join(f"{name} {value}" for name, value in case.wish.slots.items()) or "nothing"
+    detail = f"score {score}: {', '.join(signs)}; customer claims: {claims}; message: {case.text}"
+    blocked = score >= values.block_from
+    write = case.write("payment", detail, escalated=blocked)
+    return case.says("payment.block" if blocked else "payment.review", write=write)
+
+
+def risk_score(order: OrderView, facts: CustomerFacts, now: datetime, handbook: Handbook) -> tuple[int, list[str]]:
+    """Points for a payment and the signs that gave them (`risk` in shop.yaml).
+
+    Only the shop's records count: no text that a customer writes enters it.
+    """
+    risk, signs = handbook.values.risk, {}
+    age = (now - facts.joined_at).days
+    if age < risk["new_account"]["below_days"]:
+        signs["new_account"] = risk["new_account"]["points"]
+    elif age < risk["young_account"]["below_days"]:
+        signs["young_account"] = risk["young_account"]["points"]
+    for name in ("large_amount", "very_large_amount"):
+        if order.amount >= risk[name]["from"] * 100:
+            signs[name] = risk[name]["points"]
+    if facts.failed_payments:
+        points = risk["failed_payments"]["points"] * facts.failed_payments
+        signs["failed_payments"] = min(points, risk["failed_payments"]["at_most"])
+    if not facts.address_matches:
+        signs["address_mismatch"] = risk["address_mismatch"]["points"]
+    recent = sum(now - o.created_at < timedelta(days=1) for o in facts.orders)
+    if recent >= risk["velocity"]["orders_in_a_day"]:
+        signs["velocity"] = risk["velocity"]["points"]
+    if order.payment == "duplicate":
+        signs["duplicate_charge"] = risk["duplicate_charge"]["points"]
+    return sum(signs.values()), list(signs)
+
+
+# -- people, questions, small talk
+
+
+@wish
+def complaint(case: Case) -> Decision:
+    if case.open_ticket("complaint"):
+        return case.says("complaint.open_already")
+    return case.says("complaint.ticket", write=case.write("complaint"))
+
+
+@wish
+def human_agent(case: Case) -> Decision:
+    if case.open_ticket("handoff"):
+        return case.says("human.open_already")
+    return case.says("human.handoff", write=case.write("handoff", escalated=True))
+
+
+@wish
+def shop_question(case: Case) -> Decision:
+    topic = case.wish.slots.get("topic")
+    if topic in case.handbook.answers:
+        return Decision(case.wish.intent, None, "question.answered", {"answer": Label("answer", str(topic))})
+    return Decision(case.wish.intent, None, "question.unknown", asks=True)
+
+
+@wish
+def other(case: Case) -> Decision:
+    if case.order is None:
+        return Decision(case.wish.intent, None, "other.small_talk")
+    return case.says("other.order_card", {"state": _state(case)})
