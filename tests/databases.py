@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -41,9 +42,9 @@ def unprivileged() -> tuple[list[str], pwd.struct_passwd | None]:
     pytest.skip("PostgreSQL refuses to run as root, and there is neither another user with setpriv nor runuser")
 
 
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[str]:
-    """URL of a private PostgreSQL cluster that listens on a socket in its own folder only."""
+@contextmanager
+def cluster() -> Iterator[tuple[str, subprocess.Popen]]:
+    """URL and process of a private PostgreSQL that listens on a socket in its own folder only."""
     binaries = server_binaries()
     if binaries is None:
         pytest.skip("no PostgreSQL server (initdb, postgres) is installed")
@@ -74,12 +75,19 @@ def postgres() -> Iterator[str]:
         try:
             url = f"postgresql+psycopg://shop@/postgres?host={folder}"
             wait_until_it_answers(url, server)
-            yield url
+            yield url, server
         finally:
             server.send_signal(signal.SIGQUIT)  # at once: nothing of it is kept
             server.wait(30)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """URL of the PostgreSQL that tests share."""
+    with cluster() as (url, _):
+        yield url
 
 
 def wait_until_it_answers(url: str, server: subprocess.Popen) -> None:

@@ -287,7 +287,7 @@ def test_a_customer_erased_in_the_midst_of_an_answer_is_not_written_again(engine
 
 def test_a_database_that_is_gone_is_said_in_one_line(tmp_path) -> None:
     desk = Rehearsal(OrderApi(open_engine(f"sqlite:///{tmp_path / 'nothing.db'}")), lambda *_: says(I.OTHER))
-    with pytest.raises(OrderSystemDown, match="cannot be read"):
+    with pytest.raises(OrderSystemDown, match="cannot be used"):
         desk.turn(Conversation("C001", NOW), "你好")
 
 

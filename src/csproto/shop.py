@@ -25,7 +25,7 @@ def open_database(url: str | None = None) -> Engine:
         engine = open_engine(url)
         schema = schema_of(engine)
         if not schema:
-            demo.fill(engine, datetime.now(UTC))
+            demo.fill(open_engine(url, patience=None), datetime.now(UTC))
     if schema not in ("", SCHEMA):
         raise DatabaseUnusable(
             f"The database {open_engine_name(url)} has schema {schema}, and this version of csproto uses {SCHEMA}. Run `csproto db migrate`; what is in it is kept."
@@ -40,7 +40,7 @@ def usable(url: str) -> Iterator[None]:
         yield
     except (SQLAlchemyError, ImportError) as error:
         raise DatabaseUnusable(
-            f"The database {open_engine_name(url)} cannot be used: {str(error).splitlines()[0]} Check CSPROTO_DB, or rebuild the demo data with `csproto db init`."
+            f"The database {open_engine_name(url)} cannot be used: {str(error).splitlines()[0]} Check CSPROTO_DB, and that the database runs, has room and may be written."
         ) from error
 
 

@@ -4,7 +4,6 @@ import time
 from collections.abc import Generator
 from contextlib import nullcontext
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any
 
 from sqlalchemy import JSON, ForeignKey, Index, String, TypeDecorator, create_engine, event, inspect, make_url, text
@@ -169,19 +168,20 @@ def open_engine(url: str, patience: float | None = PATIENCE) -> Engine:
     arguments: dict[str, Any] = {}
     if address.get_backend_name() == "postgresql":
         arguments["connect_timeout"] = CONNECTING
-        if patience and "options" not in address.query:
+        if patience and "options" not in address.query:  # a URL may say otherwise, to pass PgBouncer for one
             arguments["options"] = f"-c statement_timeout={patience * 1000:.0f}"
     # A server may have closed a kept connection; a file does not.
     engine = create_engine(
         address, pool_pre_ping=True, pool_timeout=CONNECTING, hide_parameters=True, connect_args=arguments
     )
     if patience and engine.driver == "psycopg":
-        event.listen(engine, "do_connect", partial(_connect_bounded, patience + 1))
+        connect = _bounded(patience + 1).connect
+        event.listen(engine, "do_connect", lambda _dialect, _record, words, options: connect(*words, **options))
     return engine
 
 
-def _connect_bounded(patience: float, _dialect: Dialect, _record: Any, words: Any, arguments: Any) -> Any:
-    """A connection of psycopg that waits `patience` seconds for any one answer.
+def _bounded(patience: float) -> Any:
+    """The connection class of psycopg, for connections that wait `patience` seconds for any one answer.
 
     PostgreSQL's own `statement_timeout` ends a slow statement, but a server that hangs as
     a whole (stopped, its disk or its network gone) never gets round to it, and psycopg
@@ -207,7 +207,7 @@ def _connect_bounded(patience: float, _dialect: Dialect, _record: Any, words: An
             except StopIteration as end:
                 return end.value
 
-    return Bounded.connect(*words, **arguments)
+    return Bounded
 
 
 def schema_of(database: Engine | Connection) -> str:

@@ -92,7 +92,7 @@ def db_init() -> None:
 
     url = settings.database_url()
     with usable(url):
-        customers, orders = demo.fill(open_engine(url), datetime.now(UTC))
+        customers, orders = demo.fill(open_engine(url, patience=None), datetime.now(UTC))
     out.print(f"{open_engine_name(url)}: {customers} customers, {orders} orders")
 
 
@@ -105,7 +105,7 @@ def db_migrate() -> None:
 
     url = settings.database_url()
     with usable(url):
-        before, after = migrate(open_engine(url))
+        before, after = migrate(open_engine(url, patience=None))
     out.print(f"{open_engine_name(url)}: schema {after}" + (f", before {before or 'none'}" if before != after else ""))
 
 

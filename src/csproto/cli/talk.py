@@ -79,6 +79,7 @@ def chat(customer: CustomerId = "C001", base_url: BaseUrl = None) -> None:
 def _chat(desk: Any, customer: str) -> None:
     from csproto.assistant import Done, Token
     from csproto.endpoint import Stopped, StopSignal
+    from csproto.orders import database_errors_typed
 
     conversation = desk.open(customer)
     out.print(
@@ -87,12 +88,13 @@ def _chat(desk: Any, customer: str) -> None:
     while text := _line():
         stop = StopSignal()
         try:
-            for event in desk.stream(conversation, text, stop):
-                if isinstance(event, Token):
-                    print(event.text, end="", flush=True)
-                elif isinstance(event, Done):
-                    print()
-                    out.print(_why(event.turn), style="dim")
+            with database_errors_typed():
+                for event in desk.stream(conversation, text, stop):
+                    if isinstance(event, Token):
+                        print(event.text, end="", flush=True)
+                    elif isinstance(event, Done):
+                        print()
+                        out.print(_why(event.turn), style="dim")
         except KeyboardInterrupt:
             stop.set()
             out.print("\n[dim]stopped[/dim]")

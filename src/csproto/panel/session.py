@@ -14,6 +14,7 @@ from csproto.assistant import Assistant, Done, Turn
 from csproto.conversation import Conversation
 from csproto.endpoint import Stopped, StopSignal
 from csproto.errors import CsprotoError
+from csproto.orders import database_errors_typed
 from csproto.panel import records
 from csproto.panel.engine import engine_state
 from csproto.panel.messages import Message, Rating, Step, apply, new_message, new_notice, step_of
@@ -43,7 +44,7 @@ class ChatSession:
     """The chat of one signed-in customer. Opening the conversation is left to the first message, or to `open`.
 
     reasons: whether a failed message carries the error's own text. It names addresses and commands: for the notebook, not for the web.
-    Raises CustomerUnknown.
+    Raises CustomerUnknown, OrderSystemDown.
     """
 
     def __init__(self, assistant: Assistant, customer_id: str, *, reasons: bool = True) -> None:
@@ -94,10 +95,11 @@ class ChatSession:
                 )
             conversation = self._current()
             self._places[message["id"]] = _Place(copy.deepcopy(conversation), conversation.turns)
-            for event in self.assistant.stream(conversation, text, stop):
-                if isinstance(event, Done):
-                    self.last_turn = event.turn
-                yield step_of(event, self.assistant.rules)
+            with database_errors_typed():
+                for event in self.assistant.stream(conversation, text, stop):
+                    if isinstance(event, Done):
+                        self.last_turn = event.turn
+                    yield step_of(event, self.assistant.rules)
         except Stopped as error:
             self.last_error = error
             yield {"step": "stopped"}
@@ -121,7 +123,10 @@ class ChatSession:
     # -- going back
 
     def undo(self) -> str:
-        """Take the last message back, and return its text. What it wrote to the order system stays, and a notice says so."""
+        """Take the last message back, and return its text. Raises NothingToTakeBack, OrderSystemDown.
+
+        What it wrote to the order system stays, and a notice says so.
+        """
         return self._rewind(again=False)
 
     def again(self) -> str:
@@ -132,22 +137,27 @@ class ChatSession:
         message = self.last()
         if message is None:
             raise NothingToTakeBack("There is no message to take back. Send one first.")
-        self.messages = self.messages[: self.messages.index(message)]
-        if place := self._places.pop(message["id"], None):
-            self._restore(place, again)
+        place = self._places.get(message["id"])
+        notices = self._restored(place, again) if place else []
+        self.messages = self.messages[: self.messages.index(message)] + notices
+        self._places.pop(message["id"], None)
         return str(message["text"])
 
-    def _restore(self, place: _Place, again: bool) -> None:
-        """Put the conversation back. The keys of writes hold the turn's number, so only a repeated text may use it again."""
-        assert self._conversation is not None
-        engine, conversation_id = self.assistant.orders.engine, place.before.id
-        self._conversation = copy.deepcopy(place.before)
+    def _restored(self, place: _Place, again: bool) -> list[Message]:
+        """Put the conversation back, and return what to say about it; a database that fails leaves all as it was.
+
+        The keys of writes hold the turn's number, so only a repeated text may use it again.
+        """
+        engine, conversation = self.assistant.orders.engine, copy.deepcopy(place.before)
         if not again:
-            self._conversation.turns = self._spent
-        self._conversation.save(engine)
-        writes = records.writes_of(engine, conversation_id, place.turn)
-        if writes or not again:
-            self.messages.append(new_notice(next(self._numbers), "kept" if writes else "nothing_kept", writes))
+            conversation.turns = self._spent
+        with database_errors_typed():
+            writes = records.writes_of(engine, conversation.id, place.turn)
+            conversation.save(engine)
+        self._conversation = conversation
+        if again and not writes:
+            return []
+        return [new_notice(next(self._numbers), "kept" if writes else "nothing_kept", writes)]
 
     def _count_turns(self) -> None:
         """After a repeated message the count goes on behind every number used so far: a new write must never meet an old key."""
@@ -162,24 +172,25 @@ class ChatSession:
     # -- around it
 
     def rate(self, message_id: str, rating: Rating) -> None:
-        """Thumbs up (1), down (-1) or neither (0), as a row of the audit table. Raises MessageUnknown."""
+        """Thumbs up (1), down (-1) or neither (0), as a row of the audit table. Raises MessageUnknown, OrderSystemDown."""
         message = next((m for m in self.messages if m["id"] == message_id), None)
         place = self._places.get(message_id)
         if message is None or place is None or not message["parts"]:
             raise MessageUnknown(f"There is no answered message {message_id} to rate.")
-        records.rate(
-            self.assistant.orders.engine,
-            place.before.id,
-            place.turn,
-            self.customer_id,
-            rating,
-            message["parts"][0]["rule"],
-            self.assistant.clock(),
-        )
+        with database_errors_typed():
+            records.rate(
+                self.assistant.orders.engine,
+                place.before.id,
+                place.turn,
+                self.customer_id,
+                rating,
+                message["parts"][0]["rule"],
+                self.assistant.clock(),
+            )
         message["rating"] = rating
 
     def renew(self, customer_id: str | None = None) -> None:
-        """Begin a new conversation, of another customer if one is named. Raises CustomerUnknown."""
+        """Begin a new conversation, of another customer if one is named. Raises CustomerUnknown, OrderSystemDown."""
         if customer_id:
             self.assistant.orders.known(customer_id)
             self.customer_id = customer_id

@@ -1,6 +1,7 @@
 """The application: the page, the JSON API, and the chat behind each cookie."""
 
 import json
+import logging
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import aclosing
 from pathlib import Path
@@ -9,13 +10,14 @@ from typing import Annotated, Any, Literal
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from csproto import settings
 from csproto.assistant import Assistant
 from csproto.errors import CsprotoError
-from csproto.orders import CustomerUnknown
+from csproto.orders import CustomerUnknown, OrderSystemDown, database_errors_typed
 from csproto.panel import records
 from csproto.panel.engine import engine_state
 from csproto.panel.export import FORMATS, exported
@@ -28,6 +30,8 @@ from csproto.web.health import Health
 from csproto.web.limits import Limits, Refused, Slots
 from csproto.web.running import Running
 from csproto.web.visitors import COOKIE, Visitor, Visitors
+
+logger = logging.getLogger(__name__)
 
 SignIn = Callable[[Request, str | None], str]  # raises SignedOut
 
@@ -42,7 +46,7 @@ EVENTS = {"triage": "triage", "decision": "part", "done": "turn"}  # SSE event t
 REFUSALS = {
     "rate": (429, 5),
     "internal": (500, 0),
-}  # status and seconds to wait; 503 and 5 for whatever ails the engine
+}  # status and seconds to wait; 503 and 5 for whatever ails the engine or the database
 OURS = ("MessageRefused",)  # what is wrong with a message is said with status 200, as the blog's page does
 
 
@@ -109,7 +113,7 @@ class Desk:
         return visitor
 
     def admitted(self, request: Request, response_headers: dict[str, str]) -> Visitor:
-        """Who asks; somebody new gets a chat and a cookie. Raises SignedOut, CustomerUnknown."""
+        """Who asks; somebody new gets a chat and a cookie. Raises SignedOut, CustomerUnknown, OrderSystemDown."""
         customer, visitor = self.visitor(request)
         return visitor or self.begun(customer, request, response_headers)
 
@@ -132,11 +136,14 @@ class Desk:
         return visitor
 
     def state(self, customer: str, visitor: Visitor | None) -> dict[str, Any]:
-        """A customer's chat as the page shows it."""
-        picker = self.sign_in is demo_sign_in
+        """A customer's chat as the page shows it. Raises OrderSystemDown."""
+        customers: list[dict[str, str]] = []
+        if self.sign_in is demo_sign_in:
+            with database_errors_typed():
+                customers = records.customers(self.assistant.orders.engine)
         info = {
             "customer": customer,
-            "customers": records.customers(self.assistant.orders.engine) if picker else [],
+            "customers": customers,
             "engine": engine_state(self.assistant),
             "busy": bool(visitor and visitor.chat.running),
         }
@@ -300,7 +307,7 @@ def _add_health(app: FastAPI, desk: Desk) -> None:
         responses={400: schema.PROBLEMS[400], 503: {"model": schema.Unhealthy}},
     )
     def health() -> Response:
-        """200 only when the engine has just generated a token."""
+        """200 only when the engine has just generated a token, and the database has just been written."""
         reason, versions = desk.health.reason(), desk.health.versions()
         if reason:
             return JSONResponse(
@@ -320,6 +327,12 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(SignedOut)
     def signed_out(request: Request, error: SignedOut) -> Response:
         return JSONResponse(problem("SignedOut", request.headers), 401)
+
+    @app.exception_handler(OrderSystemDown)
+    @app.exception_handler(SQLAlchemyError)  # of a shop's own `sign_in`
+    def down(request: Request, error: Exception) -> Response:
+        logger.error("%s %s: %s", request.method, request.url.path, str(error).partition("\n")[0])
+        return JSONResponse(problem("OrderSystemDown", request.headers), 503, {"Retry-After": "5"})
 
     @app.exception_handler(CustomerUnknown)
     def unknown(request: Request, error: CustomerUnknown) -> Response:

@@ -31,14 +31,14 @@ class Problem(BaseModel):
 
 
 class Healthy(BaseModel):
-    """The engine has just generated a token."""
+    """The engine has just generated a token, and the database has just been written."""
 
     status: Literal["ok"] = "ok"
     versions: dict[str, str]
 
 
 class Unhealthy(BaseModel):
-    """The engine cannot answer, and why."""
+    """The engine or the database cannot answer, and why."""
 
     status: Literal["unavailable"] = "unavailable"
     reason: str
@@ -88,7 +88,10 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     415: {"model": Problem, "description": "Not JSON."},
     422: {"model": Problem, "description": "JSON, but not in the right form."},
     429: {"model": Problem, "description": "Too fast. `Retry-After` says how many seconds to wait."},
-    503: {"model": Problem, "description": "The engine is down or busy. `Retry-After` says how many seconds to wait."},
+    503: {
+        "model": Problem,
+        "description": "The engine or the database is down or busy. `Retry-After` says how many seconds to wait.",
+    },
 }
 MISSING: dict[int | str, dict[str, Any]] = {
     404: {"model": Problem, "description": "No such chat, message or customer."}

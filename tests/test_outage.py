@@ -1,0 +1,317 @@
+"""A database that hangs, is gone, full or read-only: everybody is told so in time, and the page lives on."""
+
+import asyncio
+import itertools
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+from databases import cluster
+from fastapi.testclient import TestClient
+from sqlalchemy import event, func, select, text
+from sqlalchemy.engine import Engine
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
+from support import NOW
+from test_web import ROOMY, ROUTES, SignInDesk, events, serving  # noqa: F401
+
+from csproto import demo
+from csproto.orders import OrderApi, OrderSystemDown
+from csproto.panel.session import ChatSession
+from csproto.store import ConversationRow, open_engine
+from csproto.web.app import create_app
+from csproto.web.visitors import COOKIE
+
+NEEDS_NO_DATABASE = {"nothing said", "nothing streamed", "json", "markdown"}
+WORDS = {"zh": "订单系统暂时没有回应", "en": "order system does not answer"}
+
+
+def assistant_on(engine: Engine, endpoint: Any) -> Any:
+    from csproto.assistant import Assistant
+
+    return Assistant(endpoint, OrderApi(engine), clock=lambda: NOW)
+
+
+def outcome(answer: httpx.Response) -> tuple[int, str]:
+    """Status and code, of a stream the code of its last event."""
+    if answer.headers["content-type"].startswith("text/event-stream"):
+        return answer.status_code, events(answer.text)[-1][1].get("error", "")
+    if answer.headers["content-type"] != "application/json":
+        return answer.status_code, ""
+    return answer.status_code, answer.json().get("error") or ""
+
+
+def check_told(route: str, language: str, answer: httpx.Response) -> None:
+    """Plain words with a time to come back, in the visitor's language, and nothing of the database."""
+    if route in NEEDS_NO_DATABASE:
+        assert answer.status_code == 200, route
+        return
+    status, code = outcome(answer)
+    assert code == "OrderSystemDown", (route, answer.text)
+    if route == "stream" and status == 200:
+        assert WORDS[language] in events(answer.text)[-1][1]["response"]
+    else:
+        assert status == 503, route
+        assert int(answer.headers["retry-after"]) > 0
+        assert WORDS[language] in answer.json()["response"]
+    assert "psycopg" not in answer.text
+    assert "sqlite" not in answer.text
+
+
+# -- PostgreSQL that hangs or is gone
+
+
+@pytest.fixture
+def postgres_server() -> Iterator[tuple[str, psutil.Process]]:
+    with cluster() as (url, server):
+        yield url, psutil.Process(server.pid)
+
+
+def suspend(process: psutil.Process) -> None:
+    for each in (process, *process.children(recursive=True)):
+        each.suspend()
+
+
+def resume(process: psutil.Process) -> None:
+    for each in (process, *process.children(recursive=True)):
+        each.resume()
+
+
+def kill(process: psutil.Process) -> None:
+    family = [process, *process.children(recursive=True)]
+    for each in family:
+        each.kill()
+    psutil.wait_procs(family, 10)
+
+
+@pytest.fixture
+def visited(postgres_server, endpoint, serving) -> tuple[str, dict[tuple[str, str], str]]:  # noqa: F811
+    """A page on PostgreSQL, and for each route and language the cookie of a visitor who has had an answer; "" for a new one."""
+    engine = open_engine(postgres_server[0], patience=0.5)
+    demo.fill(engine, NOW)
+    url = serving(create_app(assistant_on(engine, endpoint), limits=ROOMY))
+    cookies = {}
+    for route, language in itertools.product(ROUTES, WORDS):
+        answer = httpx.post(f"{url}/api/chat", json={"input": "你好"}, timeout=60)
+        assert answer.status_code == 200
+        cookies[route, language] = answer.cookies[COOKIE]
+    return url, cookies
+
+
+def ask_all(url: str, cookies: dict[tuple[str, str], str]) -> dict[tuple[str, str], httpx.Response]:
+    """Every route in both languages, all at once."""
+
+    def ask(key: tuple[str, str]) -> httpx.Response:
+        method, path, body = ROUTES[key[0]]
+        headers = {"Accept-Language": key[1], "Cookie": f"{COOKIE}={cookies[key]}"}
+        return httpx.request(method, url + path, json=body, headers=headers, timeout=60)
+
+    with ThreadPoolExecutor(len(cookies)) as pool:
+        return dict(zip(cookies, pool.map(ask, cookies), strict=True))
+
+
+@pytest.mark.parametrize("trouble", [suspend, kill])
+def test_a_database_that_does_not_answer_stops_nobody_but_says_so(postgres_server, visited, trouble) -> None:
+    (url, cookies), process = visited, postgres_server[1]
+    trouble(process)
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            began = time.monotonic()
+            asked = pool.submit(ask_all, url, cookies)
+            health = pool.submit(httpx.get, f"{url}/health", timeout=60)
+            while not asked.done():
+                page = time.monotonic()
+                assert httpx.get(f"{url}/", timeout=5).status_code == 200
+                assert time.monotonic() - page < 2, "the page freezes"
+                time.sleep(0.1)
+            assert time.monotonic() - began < 20
+        for (route, language), answer in asked.result().items():
+            check_told(route, language, answer)
+        assert health.result().status_code == 503
+        assert "database" in health.result().json()["reason"]
+        newcomer = httpx.post(f"{url}/api/chat/stream", json={"input": "你好"}, timeout=60)
+        assert outcome(newcomer) == (503, "OrderSystemDown")
+    finally:
+        if trouble is suspend:
+            resume(process)
+    if trouble is suspend:
+        deadline = time.monotonic() + 20
+        while httpx.get(f"{url}/health", timeout=60).status_code != 200:
+            assert time.monotonic() < deadline
+        # The message that had no answer is taken back, with the one before it left as it was.
+        for answer in ask_all(url, cookies).values():
+            assert answer.status_code == 200
+            assert outcome(answer)[1] in ("", "empty")
+
+
+@pytest.mark.parametrize("trouble", [suspend, kill])
+def test_the_command_line_says_it_in_one_line(postgres_server, run_cli, trouble) -> None:
+    url, process = postgres_server
+    assert run_cli("db", "init", CSPROTO_DB=url).returncode == 0
+    trouble(process)
+    try:
+        commands = (["tickets"], ["ask", "hi"], ["db", "forget", "C005"], ["db", "init"], ["db", "migrate"])
+        with ThreadPoolExecutor(2) as pool:
+            for done in pool.map(lambda words: run_cli(*words, CSPROTO_DB=url, timeout=60), commands):
+                assert done.returncode == 1
+                assert "cannot be used" in done.stderr
+                assert len(done.stderr.strip().splitlines()) == 1
+                assert done.stdout == ""
+    finally:
+        if trouble is suspend:
+            resume(process)
+
+
+def test_a_slow_statement_is_given_up_and_a_migration_is_not(postgres_server) -> None:
+    url, process = postgres_server
+    engine = open_engine(url, patience=0.5)
+    began = time.monotonic()
+    with pytest.raises(OperationalError, match="statement timeout"), engine.connect() as connection:
+        connection.execute(text("SELECT pg_sleep(30)"))
+    assert time.monotonic() - began < 5
+    with open_engine(url, patience=None).connect() as connection:
+        connection.execute(text("SELECT pg_sleep(2)"))
+
+    connection = engine.connect()
+    connection.execute(text("SELECT 1"))
+    suspend(process)
+    try:
+        began = time.monotonic()
+        with pytest.raises(OperationalError, match="has not answered"):
+            connection.execute(text("SELECT 1"))
+        connection.close()
+        with pytest.raises(OperationalError):
+            engine.connect()
+        assert time.monotonic() - began < 10
+    finally:
+        resume(process)
+    with engine.connect() as connection:
+        assert connection.scalar(text("SELECT 1")) == 1
+
+
+# -- SQLite that is full or read-only
+
+
+def fill_up(engine: Engine) -> None:
+    """Take all the room there is, and see to it that no more is found."""
+    with engine.connect() as connection:
+        pages = connection.scalar(text("PRAGMA page_count"))
+
+    @event.listens_for(engine, "connect")
+    def small(connection: Any, _record: Any) -> None:
+        connection.execute(f"PRAGMA max_page_count={pages + 4}")
+
+    engine.dispose()
+    for size in (4_000, 400, 40):
+        with pytest.raises(OperationalError, match="full"):
+            add_rows(engine, size, 10_000)
+
+
+def add_rows(engine: Engine, size: int, count: int) -> None:
+    for number in range(count):
+        row = ConversationRow(id=f"{size}-{number}", customer_id="x", started_at=NOW, transcript=["x" * size])
+        with Session(engine) as session, session.begin():
+            session.add(row)
+
+
+def read_only(engine: Engine) -> None:
+    @event.listens_for(engine, "connect")
+    def closed(connection: Any, _record: Any) -> None:
+        connection.execute("PRAGMA query_only=ON")
+
+    engine.dispose()
+
+
+@pytest.mark.parametrize("language", WORDS)
+@pytest.mark.parametrize("trouble", [fill_up, read_only])
+def test_a_database_that_cannot_be_written_is_no_bug_of_the_page(endpoint, engine, trouble, language) -> None:
+    client = TestClient(create_app(assistant_on(engine, endpoint), limits=ROOMY), raise_server_exceptions=False)
+    assert client.get("/health").status_code == 200
+    client.post("/api/chat", json={"input": "你好"})
+    trouble(engine)
+    client.app.state.desk.health._known = (float("-inf"), "")
+    health = client.get("/health")
+    assert (health.status_code, "database" in health.json()["reason"]) == (503, True)
+    for route in ("chat", "stream", "rate", "undo"):
+        # In a full database small changes of a visitor's own rows may still find room.
+        asker = TestClient(client.app) if trouble is fill_up and route in ("chat", "stream") else client
+        method, path, body = ROUTES[route]
+        answer = asker.request(method, path, json=body, headers={"Accept-Language": language})
+        if not (trouble is fill_up and asker is client and answer.status_code == 200):
+            check_told(route, language, answer)
+    assert client.get("/api/session").status_code == 200, "what can be read is shown"
+
+
+def test_a_failed_undo_leaves_the_chat_as_it_was(endpoint, engine) -> None:
+    from csproto.endpoint import StopSignal
+
+    chat = ChatSession(assistant_on(engine, endpoint), "C001")
+    list(chat.run("转人工", StopSignal()))
+    before = [dict(message) for message in chat.messages]
+    read_only(engine)
+    for take_back in (chat.undo, chat.again):
+        with pytest.raises(OrderSystemDown, match="cannot be used"):
+            take_back()
+        assert chat.messages == before
+    list(chat.run("你好", StopSignal()))
+    assert isinstance(chat.last_error, OrderSystemDown)
+
+
+def test_the_command_line_on_a_read_only_file(run_cli, server, engine, tmp_path: Path) -> None:
+    url = f"sqlite:///file:{tmp_path / 'shop.db'}?mode=ro&uri=true"
+    assert run_cli("tickets", CSPROTO_DB=url).returncode == 0, "reading is all it does"
+    for words in (["ask", "转人工"], ["db", "forget", "C005"], ["db", "init"]):
+        done = run_cli(*words, CSPROTO_DB=url)
+        assert done.returncode == 1, words
+        assert "cannot be used" in done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+
+
+# -- the event loop, and the probe
+
+
+def test_no_query_and_no_sign_in_holds_up_the_event_loop(endpoint, engine) -> None:
+    """One that waits would hold up every visitor, and the health check with them."""
+    on_the_loop: list[str] = []
+    queries = itertools.count()
+
+    def look(what: str) -> None:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return
+        on_the_loop.append(what)
+
+    class Desk(SignInDesk):
+        def __call__(self, request: Any, wished: str | None) -> str:
+            look("sign-in")
+            return super().__call__(request, wished)
+
+    @event.listens_for(engine, "before_cursor_execute")
+    def watch(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        next(queries)
+        look(statement)
+
+    app = create_app(assistant_on(engine, endpoint), sign_in=Desk(), limits=ROOMY)
+    for method, path, body in ROUTES.values():
+        newcomer, visitor = TestClient(app), TestClient(app)
+        visitor.post("/api/chat", json={"input": "你好"})
+        newcomer.request(method, path, json=body)
+        visitor.request(method, path, json=body)
+    TestClient(app).get("/health")
+    assert next(queries) > 50
+    assert on_the_loop == []
+
+
+def test_the_health_check_leaves_nothing_behind(endpoint, engine) -> None:
+    client = TestClient(create_app(assistant_on(engine, endpoint)))
+    for _ in range(3):
+        client.app.state.desk.health._known = (float("-inf"), "")
+        assert client.get("/health").status_code == 200
+    with Session(engine) as session:
+        assert session.scalar(select(func.count()).select_from(ConversationRow)) == 0
