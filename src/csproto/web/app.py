@@ -2,14 +2,17 @@
 
 import json
 import logging
+import mimetypes
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import aclosing
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from anyio import CapacityLimiter
+from anyio.to_thread import run_sync
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
+from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -151,19 +154,23 @@ class Desk:
 
 
 def _add_pages(app: FastAPI) -> None:
+    """The files, from memory: reading them would take a thread, and all threads may be waiting for the database."""
+    files = {name: path.read_bytes() for name, path in FILES.items()}
+    page_text, docs_text = ((STATIC / name).read_text(encoding="utf-8") for name in ("page.html", "docs.html"))
+
     @app.get("/", include_in_schema=False)
-    def page() -> Response:
-        return FileResponse(STATIC / "page.html")
+    async def page() -> Response:
+        return HTMLResponse(page_text)
 
     @app.get("/docs", include_in_schema=False)
-    def docs() -> Response:
-        return FileResponse(STATIC / "docs.html")
+    async def docs() -> Response:
+        return HTMLResponse(docs_text)
 
     @app.get("/static/{name}", include_in_schema=False)
-    def static(name: str) -> Response:
-        if name not in FILES:
+    async def static(name: str) -> Response:
+        if name not in files:
             raise HTTPException(404)
-        return FileResponse(FILES[name])
+        return Response(files[name], media_type=mimetypes.guess_type(name)[0])
 
 
 def _add_chat(app: FastAPI, desk: Desk) -> None:
@@ -301,14 +308,16 @@ def _add_session(app: FastAPI, desk: Desk) -> None:
 
 
 def _add_health(app: FastAPI, desk: Desk) -> None:
+    threads = CapacityLimiter(8)  # of its own, for when all others wait for the database
+
     @app.get(
         "/health",
         response_model=schema.Healthy,
         responses={400: schema.PROBLEMS[400], 503: {"model": schema.Unhealthy}},
     )
-    def health() -> Response:
+    async def health() -> Response:
         """200 only when the engine has just generated a token, and the database has just been written."""
-        reason, versions = desk.health.reason(), desk.health.versions()
+        reason, versions = await run_sync(desk.health.reason, limiter=threads), desk.health.versions()
         if reason:
             return JSONResponse(
                 {"status": "unavailable", "reason": reason, "versions": versions}, 503, {"Retry-After": "5"}
