@@ -23,7 +23,7 @@ from csproto import demo, migrations
 from csproto.migrations import SchemaTooNew, migrate
 from csproto.orders import OrderApi, Write
 from csproto.shop import DatabaseUnusable, open_database
-from csproto.store import SCHEMA, Base, Customer, Order, Ticket, open_engine, schema_of
+from csproto.store import SCHEMA, Base, Customer, Ticket, open_engine, schema_of
 
 
 def steps() -> list[str]:
@@ -41,7 +41,7 @@ def first_version(engine: Engine) -> None:
         session.add(Customer(id="C001", name="林晓", language="zh", joined_at=NOW))
         session.flush()
         values = {"id": "1", "customer_id": "C001", "item": "kettle", "category": "home", "amount": 1}
-        values |= {name: "" for name in ("address", "note", "carrier", "tracking_number")}
+        values |= dict.fromkeys(("address", "note", "carrier", "tracking_number"), "")
         values |= {"opened": False, "created_at": NOW.replace(tzinfo=None), "payment": "ok", "refund": "none"}
         session.execute(insert(table("orders", *map(column, [*values, "invoice"]))).values(**values, invoice="none"))
         for kind in ("payment", "payment", "refund_overdue", "urge", "urge"):

@@ -8,17 +8,17 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
+from csproto.minimodel import tokenizer as tokenizers
 from csproto.minimodel import train
-from csproto.minimodel.corpus import Piece, conversations
+from csproto.minimodel.dialogues import Piece, conversations
 from csproto.minimodel.train import Recipe, Training, batches, encoded, loss_of
-from csproto.settings import MINI_MODEL
 
 SMALL = Recipe(hidden=48, layers=2, heads=2, kv_heads=1, intermediate=64, batch_tokens=2_048, warmup=0.0, dropout=0.0)
 
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
-    return Tokenizer.from_file(str(MINI_MODEL / "tokenizer.json"))
+    return tokenizers.train()
 
 
 def apart(pieces: list[Piece]) -> list[list[Piece]]:
@@ -26,7 +26,7 @@ def apart(pieces: list[Piece]) -> list[list[Piece]]:
     rows, trunk = [], []
     for piece in pieces:
         for text, wire in piece.instead:
-            rows.append([*trunk, Piece("user", text), Piece("assistant", wire, learn=True)])
+            rows.append([*trunk, Piece("user", text), Piece("assistant", wire, learn=-1)])
         trunk = [*trunk, piece._replace(instead=())]
     return [*rows, trunk]
 

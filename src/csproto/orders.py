@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from datetime import datetime
-from typing import Literal, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 from sqlalchemy import delete, select, update
 from sqlalchemy.engine import Connection, Engine, Row
@@ -131,6 +131,22 @@ class Faults:
         """Lose the answer to a write that has happened."""
         if self._random.random() < self.half_done_rate:
             raise OrderSystemDown("The connection to the order system broke during a write.")
+
+
+class OrderSystem(Protocol):
+    """What the desk needs of a shop's orders. Every call names the signed-in customer."""
+
+    def facts(self, customer_id: str) -> CustomerFacts:
+        """What is known of a customer. Raises OrderSystemDown and CustomerUnknown."""
+
+    def write(self, key: str, customer_id: str, write: Write, now: datetime, why: str) -> int:
+        """Make one change; a key seen before changes nothing. Returns its ticket's number, or 0.
+
+        why: the rule that asked for it. Raises OrderSystemDown, OrderMoved and CustomerUnknown.
+        """
+
+    def leave_ticket(self, key: str, customer_id: str, summary: str, now: datetime) -> int:
+        """Leave a wish that could not be served to a human. Returns the ticket's number."""
 
 
 class OrderApi:

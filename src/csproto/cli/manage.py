@@ -173,6 +173,7 @@ def model_build(
     from csproto.minimodel.train import Recipe, Training
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    logging.getLogger("csproto.desk").setLevel(logging.WARNING)  # the corpus is made by a desk that talks
     recipe = Recipe(tokens=tokens * 1_000_000) if tokens else Recipe()
     training = Training(folder, recipe, device, start)
     training.run()

@@ -11,18 +11,18 @@ from datetime import UTC, datetime
 from csproto import settings
 from csproto.desk import dialogue, transcript, triage
 from csproto.desk.admission import Admission, MessageRefused
+from csproto.desk.case import Decision
 from csproto.desk.choices import choices
 from csproto.desk.conversation import Conversation, UnderWay
 from csproto.desk.dialogue import Outcome, Reading
 from csproto.desk.handbook import Handbook, default_handbook
-from csproto.desk.policy import Decision
 from csproto.desk.reader import Call, Reader
 from csproto.desk.reply import alternatives, language_of, stems
 from csproto.desk.transcript import Message
 from csproto.desk.triage import Triage, Wish
 from csproto.desk.turn import Decided, Done, Event, Said, Turn, Understood
 from csproto.endpoint import EngineError, StopSignal
-from csproto.orders import CustomerFacts, OrderApi, OrderMoved, OrderSystemDown, Write
+from csproto.orders import CustomerFacts, OrderMoved, OrderSystem, OrderSystemDown, Write
 
 __all__ = ["Assistant", "Decided", "Done", "Event", "MessageRefused", "Said", "Turn", "Understood"]
 
@@ -31,12 +31,13 @@ SUMMARY_LINES, LINE = 5, 200  # what a human reads first: the customer's last li
 logger = logging.getLogger(__name__)
 
 MakeReader = Callable[[StopSignal], Reader]
+Keep = Callable[[Conversation], None]
 
 
 class Assistant:
     """Answers customers: a reader for words, an order system for facts, a handbook for rules.
 
-    reader: makes the reader of one turn. prompt: what the model is told first. threshold: below this
+    reader: makes the reader of one turn. keep: saves a conversation. prompt: what the model is told first. threshold: below this
     sureness the desk asks back. clock: the present moment with its time zone. messages_per_minute:
     of one customer; None for any number. Safe to use from many threads.
     """
@@ -44,24 +45,28 @@ class Assistant:
     def __init__(
         self,
         reader: MakeReader,
-        orders: OrderApi,
+        orders: OrderSystem,
         *,
+        keep: Keep,
         prompt: str,
         handbook: Handbook | None = None,
         threshold: float = 0.0,
         clock: Callable[[], datetime] | None = None,
         messages_per_minute: int | None = settings.MESSAGES_PER_MINUTE,
     ) -> None:
-        self.reader, self.orders, self.prompt = reader, orders, prompt
+        self.reader, self.orders, self.keep, self.prompt = reader, orders, keep, prompt
         self.handbook = handbook or default_handbook()
         self.threshold = threshold
         self.clock = clock or (lambda: datetime.now(UTC))
         self.admission = Admission(messages_per_minute)
 
-    def open(self, customer_id: str) -> Conversation:
-        """A new conversation of a signed-in customer. Raises CustomerUnknown, OrderSystemDown."""
+    def open(self, customer_id: str, nonce: str | None = None) -> Conversation:
+        """A new conversation of a signed-in customer. Raises CustomerUnknown, OrderSystemDown.
+
+        nonce: makes its prefix a secret; drawn at random unless one is given.
+        """
         facts = self.orders.facts(customer_id)
-        start = transcript.opening(self.prompt, facts.orders, self.handbook.values.zone)
+        start = transcript.opening(self.prompt, facts.orders, self.handbook.values.zone, nonce)
         return Conversation(customer_id, self.clock(), transcript=start, seen=facts.orders)
 
     def turn(self, conversation: Conversation, text: str) -> Turn:
@@ -248,7 +253,7 @@ class _Line:
         sure = self.turn.sure or 1.0
         under_way = UnderWay(self.text, self.turn.triage.to_wire(), sure, self.turn.runner_up, self.outcome)
         before = self.conversation.transcript[:-2]
-        replace(self.conversation, transcript=before, under_way=under_way).save(self.desk.orders.engine)
+        self.desk.keep(replace(self.conversation, transcript=before, under_way=under_way))
 
     def _detailed(self, write: Write) -> Write:
         """A write that calls a human, with what that human needs to read first."""
@@ -285,7 +290,7 @@ class _Line:
         """Save the conversation as it stands now."""
         conversation, turn = self.conversation, self.turn
         conversation.turns, conversation.under_way = conversation.turns + 1, None
-        conversation.save(self.desk.orders.engine)
+        self.desk.keep(conversation)
         turn.total_ms = (time.perf_counter() - self.began) * 1000
         turn.ttft_ms = (self.first_text_at - self.began) * 1000
         rules = ", ".join(decision.rule for decision in turn.decisions)

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Literal
 
+from csproto.desk.case import Case, Decision, Fact, Label
 from csproto.desk.handbook import Handbook
 from csproto.desk.lexicon import begins_with_yes
-from csproto.desk.policy import Case, Decision, Fact, Label, decide
+from csproto.desk.policy import decide
 from csproto.desk.triage import Triage, Wish
 from csproto.orders import CustomerFacts, OrderView, Write
 
@@ -108,7 +109,8 @@ class _Turn:
     def is_unsure(self, threshold: float) -> bool:
         """Whether the customer has to say which of two readings is meant."""
         wishes = self.reading.triage.wishes
-        return bool(wishes and self.reading.runner_up) and self.reading.sure < threshold
+        asks = self.reading.triage.act == "ask" and wishes and self.reading.runner_up
+        return bool(asks) and self.reading.sure < threshold
 
     def ask_reading(self) -> None:
         """Offer the two likeliest readings of a message."""
@@ -195,14 +197,15 @@ class _Turn:
         """Find the orders that a wish is about, and decide on each."""
         kind = self.handbook.wishes[wish.intent]
         orders = self._own(wish.orders)
-        if unknown := [number for number in wish.orders if number not in orders]:
+        unknown = [number for number in wish.orders if number not in orders]
+        if unknown and (kind.needs_order or wish.intent == "other"):
             self._not_found(wish, unknown)
             if not orders:
                 return
-        if wish.intent == "order_status" and wish.slots.get("list"):
-            self._decide(wish, [None])
-        elif not kind.needs_order:
+        if not kind.needs_order:
             self._decide(wish, [self.facts.order(orders[0])] if orders else [None])
+        elif wish.intent == "order_status" and wish.slots.get("list"):
+            self._decide(wish, [None])
         elif orders or self.state.focus:
             self._decide(wish, self._views(orders or self.state.focus), agreed)
         else:
@@ -227,8 +230,9 @@ class _Turn:
             self._ask_order(replace(wish, orders=()), "order.not_found", decision)
 
     def _ask_order(self, wish: Wish, rule: str, decision: Decision) -> None:
-        again = self.before.question is not None and self.before.question.kind == "order"
-        again = again and self.before.question.wish.intent == wish.intent  # type: ignore[union-attr]
+        open_one = self.before.question
+        again = open_one is not None and open_one.kind in ("order", "human")
+        again = again and open_one is not None and open_one.wish.intent == wish.intent
         self.decisions.append(decision)
         self.state = replace(self.state, last=wish)
         self._ask(Question("order", self._action(rule), rule, wish, decision.facts))
@@ -246,6 +250,8 @@ class _Turn:
                 asked.setdefault(decision.rule, []).append(decision)
         ids = tuple(order.id for order in orders if order)
         self.state = replace(self.state, focus=ids or self.state.focus, last=replace(wish, orders=ids))
+        if asked and wish.intent in ASIDE and self.before.question:
+            return  # what was open stays open
         if asked:
             self._ask_about(wish, asked)
         elif wish.intent not in ASIDE and not agreed:
@@ -266,7 +272,8 @@ class _Turn:
     # -- the open question
 
     def _ask(self, question: Question) -> None:
-        same = self.before.question is not None and self.before.question.kind == question.kind
+        before = self.before.question
+        same = before is not None and before.kind in (question.kind, "human")
         self.state = replace(self.state, question=question, misses=self.before.misses if same else 0)
 
     def _close(self) -> None:

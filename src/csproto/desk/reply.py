@@ -6,9 +6,9 @@ The model only chooses among them (`alternatives`), by writing the first words o
 import re
 from collections.abc import Mapping, Sequence
 
+from csproto.desk.case import Day, Decision, Fact, Label
 from csproto.desk.dialogue import Outcome, Question
 from csproto.desk.handbook import Handbook, Language
-from csproto.desk.policy import Day, Decision, Fact, Label
 from csproto.orders import OrderView
 
 STEM_BEYOND = 8  # characters after the place where a wording differs from all others

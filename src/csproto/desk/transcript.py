@@ -12,6 +12,7 @@ from zoneinfo import ZoneInfo
 from csproto.orders import OrderView
 
 Role = Literal["system", "user", "assistant"]
+NONCE_DIGITS = 15
 ORDERS_SHOWN = 12  # newest first; older orders are reached by their number
 
 # `<|im_end|>` matches, `<- im_end` does not: a chat template's own marks.
@@ -49,7 +50,7 @@ def opening(prompt: str, orders: Sequence[OrderView], zone: ZoneInfo, nonce: str
     cache only by who knows the nonce, so no customer can probe for another one's text, and yet the
     prompt before it is computed once for all.
     """
-    nonce = nonce or secrets.token_hex(6)
+    nonce = nonce or f"{secrets.randbelow(10**NONCE_DIGITS):0{NONCE_DIGITS}}"
     listed = [order_line(order, zone) for order in orders[:ORDERS_SHOWN]]
     return [Message("system", prompt), Message("system", _json({"nonce": nonce, "orders": listed}))]
 

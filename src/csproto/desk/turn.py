@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from csproto.desk.case import Decision
 from csproto.desk.dialogue import Question
 from csproto.desk.handbook import Handbook, Language
-from csproto.desk.policy import Decision
 from csproto.desk.reply import shown
 from csproto.desk.triage import Triage
 from csproto.endpoint import Usage

@@ -6,7 +6,7 @@ from collections import defaultdict
 from functools import cache
 from typing import Any
 
-from csproto.minimodel.seeds import all_lines, seeds
+from csproto.minimodel.lists import all_texts, phrases
 
 # A slot's characters are left alone: the label copies them from the text.
 CHINESE = re.compile(r"[\u4e00-\u9fff]")
@@ -31,7 +31,7 @@ def homophones() -> dict[str, list[str]]:
     from pypinyin import lazy_pinyin
 
     by_reading: dict[str, set[str]] = defaultdict(set)
-    for character in {c for line in all_lines() for c in line if CHINESE.match(c)}:
+    for character in {c for line in all_texts() for c in line if CHINESE.match(c)}:
         by_reading[lazy_pinyin(character)[0]].add(character)
     return {c: sorted(group - {c}) for group in by_reading.values() if len(group) > 1 for c in group}
 
@@ -107,12 +107,12 @@ def _slip(word: str, pick: random.Random) -> str:
 
 def dress(text: str, language: str, pick: random.Random) -> str:
     """With a greeting before or a closing after, or said twice; mostly as it is."""
-    lists, gap = seeds(language), pick.choice((" ", "\n", ",", "" if language == "zh" else " "))
+    gap = pick.choice((" ", "\n", ",", "" if language == "zh" else " "))
     chance = pick.random()
     if chance < 0.10:
-        return pick.choice(lists["greetings"]) + gap + text
+        return pick.choice(phrases(language, "greetings")) + gap + text
     if chance < 0.16:
-        return text + gap + pick.choice(lists["closings"])
+        return text + gap + pick.choice(phrases(language, "closings"))
     if chance < 0.18:
         return text + pick.choice((" ", "\n")) + text
     return text

@@ -3,81 +3,71 @@
 import json
 from pathlib import Path
 
-import yaml
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from csproto.minimodel.seeds import all_lines, seeds
-from csproto.policy import ACTIONS, RULE_IDS
-from csproto.settings import DATA
-from csproto.triage import Act, Intent
+from csproto.desk.handbook import Handbook, default_handbook
+from csproto.minimodel.lists import all_texts
 
-VOCABULARY = 7168
+VOCABULARY = 8192
 LONGEST_TOKEN = 12  # in bytes: four Chinese characters; longer ones would read whole phrases and generalise badly
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 END = SPECIAL[2]
-# Letters, Chinese, digits in threes, other marks; spaces go with the word after them.
-SPLIT = Regex(r" ?[A-Za-z]+|\d{1,3}|[\u3400-\u9fff]+|\n|\s+(?!\S)| ?[^\sA-Za-z\d\u3400-\u9fff]|\s+")
-CHAT_TEMPLATE = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-FACT_KEYS = (
-    "order",
-    "item",
-    "window",
-    "deadline",
-    "date",
-    "amount",
-    "state",
-    "kind",
-    "carrier",
-    "tracking",
-    "orders",
-    "address",
-    "ticket",
+# Letters, Chinese, digits in threes, other marks; spaces go with the word after them. The threes are
+# counted from the right, so that the end of a number (0008) has the tokens that it has in the whole.
+SPLIT = Regex(
+    r" ?[A-Za-z]+|\d{1,3}(?=(?:\d{3})*(?!\d))|[\u3400-\u9fff]+|\n|\s+(?!\S)"
+    r"| ?[^\sA-Za-z\d\u3400-\u9fff]|\s+"
 )
+CHAT_TEMPLATE = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+STATES = ("unpaid", "paid", "shipped", "delivered", "cancelled")
+REFUNDS = ("requested", "approved", "paid")
 
 
-def wire_tokens() -> list[str]:
-    """The fixed pieces of triage and brief: `{"intent":"invoice"` and the like."""
-    triage = [f'{{"intent":"{i}"' for i in Intent] + [f',"act":"{a}"' for a in Act]
-    triage += [',"order_id":"', ',"reason":"', ',"address":"', ',"more":["'] + [f'"{i}"' for i in Intent]
-    briefs = (
-        [f'{{"action":"{a}"' for a in sorted(ACTIONS)]
-        + [f',"rule":"{r}"' for r in sorted(RULE_IDS)]
-        + [',"lang":"zh"', ',"lang":"en"']
-        + [f',"{k}":"' for k in FACT_KEYS]
-    )
-    return triage + briefs
+def wire_tokens(handbook: Handbook) -> list[str]:
+    """The fixed pieces of triage, orders and decisions: `{"wishes":[{"intent":"invoice"` and the like."""
+    intents, acts = handbook.intents, ("confirm", "deny", "correct")
+    found = [f'{start}{{"intent":"{i}"' for start in ('{"wishes":[', ',"wishes":[', ",") for i in intents]
+    found += [f'{{"act":"{act}"' for act in acts] + [',"orders":["', '","', '"]', "}]}"]
+    for wish in handbook.wishes.values():
+        for name, slot in wish.slots.items():
+            words = slot.choices or (list(handbook.answers) if slot.answers else [])
+            found += [f',"{name}":"{word}"' for word in words] or [f',"{name}":' + ("true" if slot.flag else '"')]
+    found += ['{"nonce":"', '","orders":[', '{"orders":[', '{"id":"', '","item":"', ',"day":"', '"},{"id":"', '"}]}']
+    found += [f'","state":"{state}"' for state in STATES]
+    found += [f'","state":"{s}, refund {r}"' for s in ("delivered", "cancelled") for r in REFUNDS]
+    found += [f'{start}{{"action":"{a}"' for start in ("[", ",") for a in sorted(handbook.actions)]
+    found += [',"order":"', '"}]', '{"amount":"', '","times":']
+    return list(dict.fromkeys(found))
 
 
 def train() -> Tokenizer:
-    """The tokenizer, learnt from the seeds and the wordings."""
+    """The tokenizer, learnt from the corpus's lists and the wordings."""
+    handbook = default_handbook()
+    wire = wire_tokens(handbook)
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Split(SPLIT, "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY - len(wire_tokens()),
+        vocab_size=VOCABULARY - len(wire),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         special_tokens=list(SPECIAL),
         max_token_length=LONGEST_TOKEN,
         show_progress=False,
     )
-    tokenizer.train_from_iterator(_texts(), trainer)
-    tokenizer.add_tokens([AddedToken(text, normalized=False) for text in wire_tokens()])
+    tokenizer.train_from_iterator(_texts(handbook), trainer)
+    tokenizer.add_tokens([AddedToken(text, normalized=False) for text in wire])
     return tokenizer
 
 
-def _texts() -> list[str]:
-    replies = yaml.safe_load((DATA / "replies.yaml").read_text(encoding="utf-8"))
-    wordings = [
-        text
-        for rule in (*replies["rules"].values(), *replies["small_talk"].values())
-        for language in ("zh", "en")
-        for text in rule[language]
-    ]
-    common = [c for language in ("zh", "en") for c in seeds(language)["items"]]
+def _texts(handbook: Handbook) -> list[str]:
+    wordings = [text for texts in handbook.openings.values() for lang in texts.values() for text in lang]
+    for rule in handbook.rules.values():
+        tables = [rule.say, rule.ask, *rule.kinds.values()]
+        wordings += [text for table in tables for texts in table.values() for text in texts]
     numbers = [f"{n:03d}" for n in range(1000)] * 200  # often enough that every one becomes a token
-    return all_lines() + wordings * 3 + common + numbers
+    return all_texts() + wordings * 3 + numbers
 
 
 def save(tokenizer: Tokenizer, folder: Path) -> None:

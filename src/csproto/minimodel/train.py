@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,13 +21,14 @@ make_torchvision_importable()
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from csproto.minimodel import tokenizer as tokenizers
-from csproto.minimodel.corpus import Piece, conversations
+from csproto.minimodel.dialogues import Piece, conversations
 
 logger = logging.getLogger(__name__)
 
 USER_WEIGHT = 0.15  # the loss on customers' words: they teach the language, though the model never has to write them
 USER_SHARE = 0.2  # of their tokens that carry it, drawn anew each time: the output layer is a third of the work
-FIRST_WEIGHT = 3.0  # the first token the model writes is the intent: the hardest choice of all
+INTENT_WEIGHT = 3.0  # on the tokens that name act or intent: the hardest choices of all
+REPLY_WEIGHT = 0.3  # on the first words of a reply: any of its wordings is right
 CHUNK = 1_024  # conversations generated, sorted by length and batched together
 
 
@@ -35,7 +37,7 @@ class Recipe:
     """Everything that decides what comes out."""
 
     hidden: int = 384
-    layers: int = 4
+    layers: int = 5
     heads: int = 6
     kv_heads: int = 2
     intermediate: int = 1024
@@ -45,7 +47,7 @@ class Recipe:
     warmup: float = 0.02  # shares of the whole run
     decay: float = 0.6
     weight_decay: float = 0.05
-    dropout: float = 0.03  # of BPE merges in customers' words, so that a slip of the keyboard is no stranger
+    dropout: float = 0.06  # of BPE merges in customers' words, so that a slip of the keyboard is no stranger
     average: float = 0.998
     seed: int = 1
 
@@ -99,17 +101,21 @@ def encoded(pieces: list[Piece], plain: Tokenizer, rough: Tokenizer) -> Row:
 
     def message(piece: Piece, by: Tokenizer) -> None:
         add(f"<|im_start|>{piece.role}\n", 0.0)
-        start = len(row.ids)
-        add(piece.content, float(piece.learn), by if piece.role == "user" else plain)
-        if piece.learn:
-            row.weights[start] = FIRST_WEIGHT
-        elif piece.role == "user":
+        if piece.role == "user":
+            start = len(row.ids)
+            add(piece.content, 0.0, by)
             row.weights[start:] = [USER_WEIGHT * (random.random() < USER_SHARE) for _ in row.ids[start:]]
-        if piece.more:
-            add(f" {piece.more}", 0.0)
-        add("<|im_end|>", 1.0 if piece.learn and not piece.more else 0.0)
+        elif piece.learn < 0:
+            start = len(row.ids)
+            add(piece.content, 1.0)
+            row.weights[start:] = [INTENT_WEIGHT if token in chosen else 1.0 for token in row.ids[start:]]
+        else:
+            add(piece.content[: piece.learn], REPLY_WEIGHT)
+            add(piece.content[piece.learn :], 0.0)
+        add("<|im_end|>", 1.0 if piece.learn < 0 else 0.0)
         add("\n", 0.0)
 
+    chosen = _choices(plain)
     exact = pieces[0].content == "copy"  # what has to be repeated is read as it will be written
     branches = 0
     for piece in pieces:
@@ -117,10 +123,17 @@ def encoded(pieces: list[Piece], plain: Tokenizer, rough: Tokenizer) -> Row:
         for text, wire in piece.instead:
             branch = branches = branches + 1
             message(Piece("user", text), rough)
-            message(Piece("assistant", wire, learn=True), rough)
+            message(Piece("assistant", wire, learn=-1), rough)
             place, branch = fork, 0
         message(piece, plain if exact else rough)
     return row
+
+
+@cache
+def _choices(tokenizer: Tokenizer) -> frozenset[int]:
+    """The tokens that name an act or an intent."""
+    named = ('"intent":"', '"act":"')
+    return frozenset(n for text, n in tokenizer.get_vocab().items() if any(name in text for name in named))
 
 
 def batches(recipe: Recipe, tokenizer: Tokenizer, first_chunk: int = 0) -> Iterator[tuple[int, torch.Tensor]]:

@@ -5,10 +5,7 @@ from alembic import op
 
 revision, down_revision = "0003", "0002"
 
-OPEN = (
-    "NOT closed AND kind IN"
-    " ('payment', 'refund_overdue', 'complaint', 'trace', 'change', 'quality', 'handoff')"
-)
+OPEN = "NOT closed AND kind IN ('payment', 'refund_overdue', 'complaint', 'trace', 'change', 'quality', 'handoff')"
 
 
 def upgrade() -> None:

@@ -1,0 +1,1 @@
+"""What is measured: cases and how they are played, figures with intervals, baselines."""

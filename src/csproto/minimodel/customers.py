@@ -1,0 +1,122 @@
+"""Simulated customers with orders, and the order system that the corpus's own desk asks: all in memory."""
+
+import random
+import string
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from csproto.demo import CARRIERS
+from csproto.minimodel.lists import Article, articles, phrases
+from csproto.orders import CustomerFacts, OrderMoved, OrderView, Write
+
+STATES = ("unpaid", "paid", "paid", "paid", "shipped", "shipped", "delivered", "delivered", "delivered", "cancelled")
+AGES = (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 14, 15, 16, 20, 30)
+POLICY_CATEGORIES = {"fresh": "fresh", "custom": "custom", "digital": "digital"}
+OWN_PREFIXES = ("JD", "SN", "DD", "TB", "PO", "CN", "OR", "XS", "A", "B", "K", "W")
+
+
+def order_number(pick: random.Random) -> str:
+    """An order id in canonical form: 4 to 20 digits, sometimes with letters."""
+    length = pick.choice((4, 5, 6, 6, 6, 6, 7, 8, 9, 10, 10, 11, 12, 12, 13, 14, 15, 16, 18, 20))
+    digits = "".join(pick.choice(string.digits) for _ in range(length))
+    digits = digits if digits[0] != "0" else pick.choice("123456789") + digits[1:]
+    if length == 11 and digits[0] == "1":  # would look like a telephone number
+        digits = pick.choice("23456789") + digits[1:]
+    if length >= 6 and pick.random() < 0.15:
+        return pick.choice(OWN_PREFIXES) + digits[:14]
+    return digits
+
+
+@dataclass
+class MemoryShop:
+    """An order system for one simulated customer. `articles` tells what each order is of."""
+
+    customer: CustomerFacts
+    articles: Mapping[str, Article]
+    tickets: int = 0
+
+    def facts(self, customer_id: str) -> CustomerFacts:
+        return self.customer
+
+    def leave_ticket(self, key: str, customer_id: str, summary: str, now: datetime) -> int:
+        self.tickets += 1
+        return self.tickets
+
+    def write(self, key: str, customer_id: str, write: Write, now: datetime, why: str) -> int:
+        """Make a change, as the real order system would."""
+        changes = self._changes(write, now)
+        orders = tuple(replace(o, **changes) if o.id == write.order_id else o for o in self.customer.orders)  # type: ignore[arg-type]
+        opened, urged = self.customer.open_tickets, dict(self.customer.urged_at)
+        if write.kind not in ("cancel", "address", "invoice", "withdraw"):
+            opened |= {(write.kind, write.order_id)}
+        if write.kind == "urge":
+            urged[write.order_id] = now
+        self.customer = replace(self.customer, orders=orders, open_tickets=opened, urged_at=urged)
+        return self.leave_ticket(key, customer_id, write.detail, now)
+
+    def _changes(self, write: Write, now: datetime) -> dict[str, object]:
+        order = self.customer.order(write.order_id) if write.order_id else None
+        match write.kind:
+            case "cancel":
+                if order and order.status == "cancelled":
+                    raise OrderMoved("cancelled already")
+                refund = {"refund": "approved", "refund_at": now} if order and order.status == "paid" else {}
+                return {"status": "cancelled", "cancelled_at": now} | refund
+            case "return":
+                return {"refund": "requested", "refund_at": now}
+            case "withdraw":
+                return {"refund": "none", "refund_at": None}
+            case "invoice":
+                return {"invoice": "issued"}
+            case "address":
+                return dict(write.changes)
+        return {}
+
+
+def shop(pick: random.Random, language: str, now: datetime, held_out: bool = False) -> MemoryShop:
+    """A customer with up to twelve orders, newest first."""
+    count = pick.choices((0, 1, 2, 3, 4, 5, 6, 8, 12), (3, 24, 27, 19, 12, 7, 4, 3, 1))[0]
+    chosen = pick.sample(articles(held_out), count)
+    named_in = language if pick.random() < 0.88 else {"zh": "en", "en": "zh"}[language]
+    orders = [_order(pick, article, named_in, now) for article in chosen]
+    orders = list({order.id: order for order in orders}.values())
+    known = {order.id: article for order, article in zip(orders, chosen, strict=False)}
+    orders.sort(key=lambda order: order.created_at, reverse=True)
+    joined = now - timedelta(days=pick.choice((2, 15, 90, 400, 1500)))
+    failed, matches = pick.choice((0, 0, 0, 2, 5)), pick.random() < 0.85
+    return MemoryShop(CustomerFacts("C", tuple(orders), joined, failed, matches), known)
+
+
+def _order(pick: random.Random, article: Article, language: str, now: datetime) -> OrderView:
+    status, age = pick.choice(STATES), pick.choice(AGES)
+
+    def ago(days: float) -> datetime:
+        return now - timedelta(days=days, minutes=pick.randrange(600))
+
+    shipped = status in ("shipped", "delivered")
+    refund = "approved" if status == "cancelled" and pick.random() < 0.7 else "none"
+    if status == "delivered":
+        refund = pick.choices(("none", "requested", "approved", "paid"), (82, 6, 6, 6))[0]
+    return OrderView(
+        id=order_number(pick),
+        item=article.name[language],
+        category=POLICY_CATEGORIES.get(article.category, "home"),
+        status=status,
+        amount=pick.choice((pick.randrange(5, 500) * 100, pick.randrange(500, 900_000))),
+        created_at=ago(age + 4),
+        opened=pick.random() < 0.5,
+        promised_at=ago(pick.choice((-3, -2, -1, 0, 1, 3))) if status == "paid" and pick.random() < 0.9 else None,
+        shipped_at=ago(age + 2) if shipped else None,
+        delivered_at=ago(age) if status == "delivered" else None,
+        cancelled_at=ago(age) if status == "cancelled" else None,
+        carrier=pick.choice(CARRIERS[language]) if shipped else "",
+        tracking_number=f"SF{pick.randrange(10**10, 10**13)}" if shipped else "",
+        payment=pick.choices(("ok", "failed", "duplicate"), (80, 10, 10))[0],
+        refund=refund,
+        refund_at=ago(pick.choice((0, 1, 3, 6, 10, 14, 17, 25))) if refund != "none" else None,
+        invoice=pick.choices(("none", "issued"), (70, 30))[0] if status != "unpaid" else "none",
+        recipient=pick.choice(phrases(language, "names")),
+        phone=f"1{pick.choice('3456789')}{pick.randrange(10**8, 10**9)}",
+        address=pick.choice(phrases(language, "addresses")),
+    )

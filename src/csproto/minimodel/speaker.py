@@ -1,0 +1,378 @@
+"""Customers' messages with their labels: an entry of a list, its blanks filled from the customer's own orders.
+
+A label is what an honest reader who sees the order list would write.
+"""
+
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from csproto.desk.handbook import Handbook
+from csproto.desk.references import canonical
+from csproto.desk.transcript import clean
+from csproto.desk.triage import Act, Triage, Wish
+from csproto.minimodel.customers import MemoryShop, order_number
+from csproto.minimodel.lists import BLANK, Line, Segment, articles, lists, phrases
+from csproto.minimodel.noise import dress, roughen
+from csproto.orders import OrderView
+
+CAUSES = ("change_of_mind", "size", "quality", "wrong_item", "missing_part", "damaged", "other")
+COPIED = {"recipient": "recipient", "new_phone": "phone", "address": "address", "title": "title", "tax_id": "tax_id"}
+COLOUR = {"date": "dates", "city": "cities", "name": "names", "money": "", "phone": ""}
+REFERENCES = ("order", "order2", "item", "item2", "ref", "tail", "head")
+BLANKS = {*CAUSES, *COPIED, *COLOUR, *REFERENCES, "reason", "amount", "thing"}
+PLAIN_REASONS = {
+    "cancel_order": "reasons_cancel",
+    "complaint": "reasons_complaint",
+    "payment_issue": "reasons_payment",
+}
+FOREIGN = 0.12  # share of typed numbers that are none of the customer's
+LONGEST_SLOT = 120
+
+
+class Said(NamedTuple):
+    """A message with its honest triage. claims: what it says about a payment; kind: of small talk."""
+
+    text: str
+    triage: Triage
+    claims: dict[str, Any] = {}
+    kind: str = "chat"
+
+
+@dataclass
+class _Filled:
+    """A segment with its blanks filled."""
+
+    text: str = ""
+    orders: list[str] = field(default_factory=list)
+    slots: dict[str, Any] = field(default_factory=dict)
+    claims: dict[str, Any] = field(default_factory=dict)
+    kept: list[str] = field(default_factory=list)  # texts that typing slips must not touch
+    main: OrderView | None = None  # what {order} and {item} of one segment both mean
+
+
+class Speaker:
+    """One customer's way of writing. offered: the orders shown in a question that is open, if any."""
+
+    def __init__(self, language: str, pick: random.Random, shop: MemoryShop, handbook: Handbook) -> None:
+        self.language, self.pick, self.shop, self.handbook = language, pick, shop, handbook
+        self.offered: Sequence[OrderView] = ()
+
+    # -- messages
+
+    def wish(self, intent: str, line: Line | None = None) -> Said:
+        """A message with one wish."""
+        line = line or self._entry(intent)
+        filled = self._fill(line[0], intent)
+        text = self._rough(filled)
+        if self.pick.random() < 0.06 and intent != "other":  # something before it, as chatters do
+            text = self.pick.choice(phrases(self.language, "greetings")) + self.pick.choice((" ", ",")) + text
+        return Said(clean(text), Triage("ask", (self._wish(intent, filled, line[0]),)), filled.claims)
+
+    def answer(self, name: str, intent: str, act: Act = "ask") -> Said:
+        """A message from a list beside the intents, such as `give_order`, about the wish `intent`."""
+        line = self._entry(name)
+        filled = self._fill(line[0], intent)
+        wish = self._wish(intent, filled, line[0])
+        bare = act != "ask" and not (wish.orders or wish.slots)
+        text = self._rough(filled, dressed=name not in ("confirm", "deny"))
+        return Said(clean(text), Triage(act, () if bare else (wish,)))
+
+    def bare(self, name: str, act: Act) -> Said:
+        """A yes or no and nothing else."""
+        filled = self._fill(self._entry(name)[0], "other")
+        return Said(clean(self._rough(filled, dressed=False)), Triage(act))
+
+    def more(self, name: str, act: Act) -> Said:
+        """A yes or no with a further wish: `confirm_more`, `deny_more`."""
+        head, *rest = self._entry(name)
+        said = self._segments(rest)
+        text = self._fill(head, "other").text + said.text
+        return Said(clean(text), Triage(act, said.triage.wishes), said.claims)
+
+    def several(self) -> Said:
+        """A message with two or three wishes."""
+        return self._segments(self._entry("several"))
+
+    def chat(self, name: str, kind: str) -> Said:
+        """A message in which nothing is wanted. A label of the line is its kind of small talk."""
+        line = self._entry(name)
+        label = line[0].labels[0] if line[0].labels else ""
+        intent = label if name == "hostile" and label else "other"
+        kind = label if name in ("other", "aside") and label else kind
+        filled = self._fill(line[0], intent)
+        text = filled.text if name in ("hostile", "order_card") else self._rough(filled)
+        orders = tuple(dict.fromkeys(filled.orders))
+        return Said(clean(text), Triage("ask", (Wish(intent, orders),)), kind=kind)
+
+    def loose(self, name: str) -> Said:
+        """A yes or no when nothing was asked: only lines too short to name a deed."""
+        line = self._entry(name)
+        while len(line[0].text) > (6 if self.language == "zh" else 14) or "{" in line[0].text:
+            line = self._entry(name)
+        return Said(clean(line[0].text), Triage("ask", (Wish("other"),)), kind="fragment")
+
+    # -- inside
+
+    def _entry(self, name: str) -> Line:
+        return self.pick.choice(lists(self.language)[name])
+
+    def _segments(self, line: Sequence[Segment]) -> Said:
+        text, wishes = "", []
+        claims: dict[str, Any] = {}
+        used: set[str] = set()
+        for segment in line:
+            intent = segment.labels[0] if segment.labels else "other"
+            filled = self._fill(Segment(segment.text, segment.labels[1:]), intent, used)
+            used |= set(filled.orders)
+            claims |= filled.claims
+            wishes.append(self._wish(intent, filled, Segment(segment.text, segment.labels[1:])))
+            text += filled.text
+        return Said(clean(text), Triage("ask", tuple(wishes[:3])), claims)
+
+    def _rough(self, filled: _Filled, dressed: bool = True) -> str:
+        text = roughen(filled.text, tuple(filled.kept), self.language, self.pick)
+        return dress(text, self.language, self.pick) if dressed else text
+
+    def _wish(self, intent: str, filled: _Filled, segment: Segment) -> Wish:
+        slots = filled.slots | _labelled(segment.labels)
+        known = self.handbook.wishes[intent].slots
+        slots = {name: slots[name] for name in known if name in slots and not known[name].claim}
+        orders = tuple(dict.fromkeys(filled.orders))
+        if not orders and self.handbook.wishes[intent].needs_order:
+            orders = self._named(filled.text)
+        return Wish(intent, orders, slots)
+
+    def _named(self, text: str) -> tuple[str, ...]:
+        """The one order whose article the text happens to name."""
+        low = text.lower()
+        named = [
+            order.id
+            for order in self.shop.customer.orders
+            if any(len(a) > 1 and _stands(a.lower(), low) for a in _names(self.shop, order, self.language))
+        ]
+        return tuple(named) if len(named) == 1 else ()
+
+    def _fill(self, segment: Segment, intent: str, used: set[str] | None = None) -> _Filled:
+        filled, taken = _Filled(), set(used or ())
+
+        def fill(match: re.Match[str]) -> str:
+            if match[1] not in BLANKS:  # braces that somebody typed
+                return match[0]
+            value = self._blank(match[1], match[2], intent, filled, taken)
+            filled.kept.append(value)
+            return value
+
+        filled.text = BLANK.sub(fill, segment.text)
+        for label in segment.labels:
+            if label.startswith("times="):
+                filled.claims["times"] = int(label.removeprefix("times="))
+        return filled
+
+    def _blank(self, name: str, literal: str | None, intent: str, filled: _Filled, taken: set[str]) -> str:
+        pick = self.pick
+        if name == "order" and filled.main:
+            return _typed(filled.main.id, pick, own=True)
+        if name == "item" and filled.main and (alias := self._alias(filled.main)):
+            return alias
+        if name in ("order", "order2"):
+            return self._number(filled, taken)
+        if name in ("item", "item2"):
+            return self._item(filled, taken)
+        if name == "ref":
+            return self._reference(filled, taken)
+        if name in CAUSES or name == "reason":
+            return self._reason(name, literal, intent, filled)
+        if name in COPIED:
+            value = self._copied(name, literal)
+            filled.slots.setdefault(COPIED[name], clean(value)[:LONGEST_SLOT])
+            return value
+        if name == "amount":
+            value = literal or self._money()
+            filled.claims.setdefault("amount", value)
+            return value
+        if name == "thing":
+            return pick.choice(pick.choice(articles()).aliases[self.language])
+        return literal or self._colour(name)
+
+    # -- references
+
+    def _order(self, taken: set[str]) -> OrderView | None:
+        """An order to speak of: of those on offer, else any; not one spoken of already."""
+        orders = [o for o in self.offered or self.shop.customer.orders if o.id not in taken]
+        return self.pick.choice(orders) if orders else None
+
+    def _number(self, filled: _Filled, taken: set[str]) -> str:
+        order = self._order(taken) if self.pick.random() >= FOREIGN else None
+        number = order.id if order else order_number(self.pick)
+        filled.main = filled.main or order
+        filled.orders.append(number)
+        taken.add(number)
+        return _typed(number, self.pick, own=order is not None)
+
+    def _item(self, filled: _Filled, taken: set[str]) -> str:
+        order = self._order(taken) if self.pick.random() > 0.06 else None
+        name = self._alias(order) if order else ""
+        if order is None or not name:
+            return self.pick.choice(self.pick.choice(articles()).aliases[self.language])
+        filled.main = filled.main or order
+        filled.orders.append(order.id)
+        taken.add(order.id)
+        return name
+
+    def _alias(self, order: OrderView) -> str:
+        """A name of an order's article that fits none of the customer's other orders."""
+        others = [o for o in self.shop.customer.orders if o.id != order.id]
+        foreign = {name.lower() for o in others for name in _names(self.shop, o, self.language)}
+        own = [a for a in _names(self.shop, order, self.language) if a.lower() not in foreign]
+        own = [a for a in own if not any(_stands(a.lower(), o.item.lower()) for o in others)]
+        return self.pick.choice(own) if own else ""
+
+    def _reference(self, filled: _Filled, taken: set[str]) -> str:
+        for _ in range(8):
+            segment = self._entry("references")[0]
+            text = self._resolved(segment, filled, taken)
+            if text:
+                return text
+        return self._number(filled, taken)
+
+    def _resolved(self, segment: Segment, filled: _Filled, taken: set[str]) -> str:
+        """A reference phrase with the orders that it means; empty when it means none of theirs."""
+        kind = segment.labels[0] if segment.labels else "item"
+        orders = list(self.offered or self.shop.customer.orders)
+        if kind == "order":
+            return BLANK.sub(lambda _: self._number(filled, taken), segment.text)
+        if kind == "item":
+            return BLANK.sub(lambda _: self._item(filled, taken), segment.text)
+        if kind in ("tail", "head"):
+            return self._part_of_number(kind, segment.text, orders, filled, taken)
+        meant = self._meant(kind, orders)
+        if not meant or any(order.id in taken for order in meant):
+            return ""
+        filled.orders += [order.id for order in meant]
+        taken |= {order.id for order in meant}
+        return segment.text
+
+    def _meant(self, kind: str, orders: list[OrderView]) -> list[OrderView]:
+        by_age = sorted(orders, key=lambda order: order.created_at)
+        if kind.startswith("nth="):
+            place = int(kind[4:])
+            return orders[place - 1 : place] if len(orders) > 1 else []
+        if kind.startswith("state="):
+            found = [order for order in orders if order.status == kind[6:]]
+            return found if len(found) == 1 else []
+        choices = {"last": orders[-1:], "newest": by_age[-1:], "oldest": by_age[:1], "all": orders}
+        if kind == "both":
+            return orders if len(orders) == 2 else []
+        return choices.get(kind, []) if len(orders) > 1 else []
+
+    def _part_of_number(self, kind: str, text: str, orders: list[OrderView], filled: _Filled, taken: set[str]) -> str:
+        order = self._order(taken)
+        size = self.pick.choice((4, 4, 4, 3, 5))
+        if order is None or len(order.id) <= size:
+            return ""
+        part = order.id[-size:] if kind == "tail" else order.id[:size]
+        if sum(o.id.endswith(part) if kind == "tail" else o.id.startswith(part) for o in orders) != 1:
+            return ""
+        filled.orders.append(order.id)
+        taken.add(order.id)
+        return BLANK.sub(part, text)
+
+    # -- other blanks
+
+    def _reason(self, name: str, literal: str | None, intent: str, filled: _Filled) -> str:
+        pick = self.pick
+        if intent != "return_exchange":
+            source = PLAIN_REASONS.get(intent, "reasons_cancel")
+            return literal if literal and pick.random() < 0.6 else pick.choice(phrases(self.language, source))
+        cause = pick.choice(CAUSES) if name == "reason" else name
+        fresh = not literal or pick.random() < 0.45
+        text = pick.choice(phrases(self.language, f"reasons_{cause}")) if fresh else str(literal)
+        filled.slots.setdefault("cause", cause)
+        filled.slots.setdefault("reason", clean(text)[:LONGEST_SLOT])
+        return text
+
+    def _copied(self, name: str, literal: str | None) -> str:
+        pick = self.pick
+        if literal and pick.random() < 0.4:
+            return _vary_digits(literal, pick)
+        match name:
+            case "recipient":
+                return literal if literal and len(literal) > 8 else pick.choice(phrases(self.language, "names"))
+            case "new_phone":
+                return self._phone() if not literal or len(literal) >= 7 else _vary_digits(literal, pick)
+            case "address":
+                another = not literal or (len(literal) >= 8 and pick.random() < 0.5)
+                return _vary_digits(pick.choice(phrases(self.language, "addresses")) if another else str(literal), pick)
+            case "title":
+                return pick.choice(phrases(self.language, pick.choice(("companies", "companies", "names"))))
+        letters = pick.choice("ABCDEFGHJKLMNPQRTUWXY")
+        return f"91{pick.randrange(10**11, 10**12)}{letters}{pick.randrange(10**3, 10**4)}"[: pick.choice((15, 18))]
+
+    def _money(self) -> str:
+        pick = self.pick
+        return pick.choice((str(pick.randrange(5, 9999)), f"{pick.randrange(5, 999)}.{pick.randrange(100):02d}"))
+
+    def _phone(self) -> str:
+        pick = self.pick
+        if self.language == "zh" or pick.random() < 0.4:
+            return f"1{pick.choice('3456789')}{pick.randrange(10**8, 10**9)}"
+        return f"+{pick.choice((1, 44, 61))} {pick.randrange(100, 999)} {pick.randrange(1000, 9999)} {pick.randrange(100, 9999)}"
+
+    def _colour(self, name: str) -> str:
+        """A value that is no slot."""
+        if name == "money":
+            return self._money()
+        if name == "phone":
+            return self._phone()
+        return self.pick.choice(phrases(self.language, COLOUR[name]))
+
+
+def _labelled(labels: Sequence[str]) -> dict[str, Any]:
+    """The labels of a line as slots: `remedy=exchange`, `undo`."""
+    found: dict[str, Any] = {}
+    for label in labels:
+        name, equals, value = label.partition("=")
+        if name != "times":
+            found[name] = value if equals else True
+    return found
+
+
+def _names(shop: MemoryShop, order: OrderView, language: str) -> list[str]:
+    article = shop.articles[order.id]
+    return [article.name[language], *article.aliases[language]]
+
+
+def _stands(name: str, text: str) -> bool:
+    """Whether a name stands in a text, as a whole word where it is Latin."""
+    if name.isascii():
+        return bool(re.search(rf"(?<![a-z]){re.escape(name)}(?![a-z])", text))
+    return name in text
+
+
+def _typed(number: str, pick: random.Random, own: bool) -> str:
+    """An order id as a customer may type it."""
+    chance = pick.random()
+    letters = len(number) - len(number.lstrip("ABCDEFGHIJKLMNOPQRSTUVWXYZ"))
+    if chance < 0.70:
+        return number
+    if chance < 0.78:
+        return "#" + number
+    if chance < 0.82:
+        return number.lower()
+    if chance < 0.88 and len(number) >= 8:
+        size, gap = pick.choice((3, 4)), pick.choice((" ", "-"))
+        return gap.join(number[i : i + size] for i in range(0, len(number), size))
+    if chance < 0.93 and letters:
+        return number[letters:] if own and pick.random() < 0.7 else number[:letters] + "-" + number[letters:]
+    if chance < 0.96:
+        return "".join(chr(ord(c) + 0xFEE0) for c in number)
+    return "No." + number if canonical(number).isdigit() else number
+
+
+def _vary_digits(text: str, pick: random.Random) -> str:
+    if pick.random() < 0.3:
+        return text
+    return re.sub(r"\d", lambda m: pick.choice("123456789") if m[0] != "0" else pick.choice("0123"), text)

@@ -1,0 +1,192 @@
+"""What a message does with the dialogue: which order, what waits for a yes, what stays open."""
+
+from conftest import wish
+
+
+def test_a_return_is_asked_about_and_done_after_the_yes(customer) -> None:
+    c001 = customer("C001")
+    c001.hears(
+        "我要退换货,订单号123456,衣服尺码偏小", wish("return_exchange", "123456", cause="size", reason="尺码偏小")
+    )
+    assert (c001.rules, c001.writes, c001.waits_for) == (["return.no_reason.7d"], [], "yes")
+    assert "123456" in c001.reply("zh")
+    assert "纯棉衬衫" in c001.reply("zh")
+    assert c001.reply("zh").endswith("？")
+    c001.hears("是的", act="confirm")
+    assert (c001.rules, c001.writes, c001.waits_for) == (["return.registered"], [("return", "123456")], None)
+    assert c001.hears("是的", act="confirm").writes == []
+
+
+def test_a_yes_needs_the_word_and_the_model(customer) -> None:
+    c001 = customer("C001").hears("取消789012", wish("cancel_order", "789012"))
+    assert c001.hears("你说呢", act="confirm").writes == []
+    assert c001.waits_for == "yes"
+    assert c001.hears("好的,取消吧", act="confirm").writes == [("cancel", "789012")]
+
+
+def test_a_yes_that_the_model_does_not_read_as_one_writes_nothing(customer) -> None:
+    c001 = customer("C001").hears("取消789012", wish("cancel_order", "789012"))
+    assert c001.hears("好的", wish("other")).writes == []
+    assert c001.waits_for == "yes"
+
+
+def test_a_yes_with_more_in_it_does_both(customer) -> None:
+    c016 = customer("C016").hears("cancel order 160002", wish("cancel_order", "160002"))
+    c016.hears("yes, and also cancel 160001", wish("cancel_order", "160001"), act="confirm")
+    assert c016.writes == [("cancel", "160002")]
+    assert c016.rules == ["cancel.done", "cancel.confirm"]
+    assert c016.state.question.wish.orders == ("160001",)
+
+
+def test_two_orders_in_one_wish_are_asked_about_together(customer) -> None:
+    c016 = customer("C016").hears("cancel 160001 and 160002", wish("cancel_order", "160001", "160002"))
+    assert c016.rules == ["cancel.confirm"] * 2
+    assert c016.reply().count("?") == 1
+    assert all(part in c016.reply() for part in ("160001", "phone case", "160002", "yoga mat"))
+    assert c016.hears("yes", act="confirm").writes == [("cancel", "160001"), ("cancel", "160002")]
+
+
+def test_two_wishes_about_two_orders(customer) -> None:
+    c001 = customer("C001")
+    c001.hears("789012催一下，123456退货", wish("urge_shipment", "789012"), wish("return_exchange", "123456"))
+    assert c001.rules == ["urge.paid", "return.no_reason.7d"]
+    assert c001.writes == [("urge", "789012")]
+    assert c001.state.question.wish.orders == ("123456",)
+
+
+def test_a_second_deed_waits_for_the_first_answer(customer) -> None:
+    c016 = customer("C016")
+    c016.hears("cancel 160002 and return the kettle", wish("cancel_order", "160002"), wish("return_exchange", "160004"))
+    assert c016.rules == ["cancel.confirm"]
+    c016.hears("no", act="deny")
+    assert c016.rules == ["pending.dropped", "return.no_reason.7d"]
+    assert c016.state.question.wish.orders == ("160004",)
+
+
+def test_a_list_can_be_answered(customer) -> None:
+    c003 = customer("C003").hears("退货", wish("return_exchange"))
+    assert (c003.rules, c003.waits_for) == (["order.which"], "order")
+    c003.hears("毯子那个", wish("return_exchange", "300008"))
+    assert c003.rules == ["return.expired.quality_route"]
+
+
+def test_a_bare_number_answers_the_question(customer) -> None:
+    c003 = customer("C003").hears("想退", wish("return_exchange", cause="quality", reason="坏了"))
+    c003.hears("300008", wish("other", "300008"))
+    assert c003.rules == ["return.quality.15d"]
+
+
+def test_two_misses_bring_the_offer_of_a_human_and_three_a_hand_off(customer) -> None:
+    c003 = customer("C003").hears("退货", wish("return_exchange"))
+    assert c003.hears("就那个", wish("return_exchange")).rules == ["order.which"]
+    c003.hears("就那个啊", wish("return_exchange"))
+    assert (c003.rules[-1], c003.waits_for) == ("human.offer", "human")
+    c003.hears("说了就那个", wish("return_exchange"))
+    assert c003.rules[-1] == "human.after_misses"
+    assert c003.writes == [("handoff", "")]
+    assert c003.waits_for is None
+
+
+def test_the_offer_of_a_human_can_be_taken(customer) -> None:
+    c001 = customer("C001").hears("把我的个人信息删掉", wish("shop_question"))
+    assert (c001.rules, c001.writes, c001.waits_for) == (["question.unknown"], [], "human")
+    assert c001.hears("好的", act="confirm").writes == [("handoff", "")]
+
+
+def test_each_order_keeps_its_own_reason(customer) -> None:
+    c014 = customer("C014")
+    c014.hears("strawberries are mouldy", wish("return_exchange", "140002", cause="quality", reason="mouldy"))
+    c014.hears("and 140008", wish("return_exchange", "140008"))
+    assert c014.rules == ["return.expired.quality_route"]
+    assert "cause" not in c014.state.question.wish.slots
+
+
+def test_the_order_under_discussion_and_another_article(customer) -> None:
+    c016 = customer("C016").hears("where is 160003", wish("order_status", "160003"))
+    assert c016.hears("tracking number?", wish("tracking_number")).outcome.decisions[0].order == "160003"
+    assert c016.hears("and the yoga mat?", wish("order_status", "160002")).outcome.decisions[0].order == "160002"
+
+
+def test_only_the_phone_changes(customer, engine) -> None:
+    c001 = customer("C001").hears("改地址", wish("change_address"))
+    assert (c001.rules, c001.waits_for) == (["address.ask"], "detail")
+    c001.hears("电话改成13800001111，地址不变", wish("change_address", phone="13800001111"))
+    assert c001.rules == ["address.confirm"]
+    address = c001.orders.facts("C001").order("789012").address
+    assert "13800001111" in c001.reply("zh")
+    assert address in c001.reply("zh")
+    c001.hears("是", act="confirm")
+    after = c001.orders.facts("C001").order("789012")
+    assert (after.phone, after.address) == ("13800001111", address)
+
+
+def test_a_digression_leaves_the_question_open(customer) -> None:
+    c001 = customer("C001").hears("取消789012", wish("cancel_order", "789012"))
+    c001.hears("等下，这个发货了没", wish("order_status"))
+    assert c001.rules == ["status.paid"]
+    assert c001.waits_for == "yes"
+    assert c001.reply("zh").endswith("？")
+    c001.hears("你们几点下班", wish("shop_question", topic="opening_hours"))
+    assert c001.waits_for == "yes"
+    assert c001.hears("是的取消", act="confirm").writes == [("cancel", "789012")]
+
+
+def test_withdrawing_a_return_is_done_once(customer) -> None:
+    c007 = customer("C007").hears("700001不退了", wish("return_exchange", "700001", undo=True))
+    assert (c007.rules, c007.waits_for) == (["withdraw.confirm"], "yes")
+    assert c007.hears("是", act="confirm").writes == [("withdraw", "700001")]
+    assert c007.waits_for is None
+    assert c007.hears("700001不退了", wish("return_exchange", "700001", undo=True)).rules == ["withdraw.none"]
+
+
+def test_a_cancellation_cannot_be_undone(customer) -> None:
+    c010 = customer("C010").hears("please undo the cancellation of 100001", wish("cancel_order", "100001", undo=True))
+    assert (c010.rules, c010.writes) == (["cancel.cannot_undo"], [])
+
+
+def test_a_foreign_order_is_not_found_and_nothing_is_done(customer) -> None:
+    c001 = customer("C001").hears("取消345678", wish("cancel_order", "345678"))
+    assert (c001.rules, c001.writes) == (["order.not_found"], [])
+    assert "running shoes" not in c001.reply("zh")
+
+
+def test_a_complaint_is_one_ticket_however_often_it_is_sent(customer) -> None:
+    c001 = customer("C001").hears("我要投诉", wish("complaint"))
+    assert c001.writes == [("complaint", "")]
+    assert c001.hears("我要投诉", wish("complaint")).writes == []
+
+
+def test_signed_for_and_not_received(customer) -> None:
+    c001 = customer("C001").hears("没收到，显示签收", wish("not_received"))
+    assert c001.writes == [("trace", "123456")]
+
+
+def test_an_invoice_carries_title_and_tax_id(customer) -> None:
+    c001 = customer("C001")
+    c001.hears(
+        "789012开发票 抬头某某公司 税号91310000X", wish("invoice", "789012", title="某某公司", tax_id="91310000X")
+    )
+    assert c001.rules == ["invoice.confirm"]
+    assert "某某公司" in c001.reply("zh")
+    assert c001.hears("好的", act="confirm").writes == [("invoice", "789012")]
+
+
+def test_unsure_the_two_readings_are_offered(customer) -> None:
+    c001 = customer("C001", threshold=0.6)
+    c001.hears("那个衣服", wish("return_exchange", "123456"), sure=0.4, runner_up="order_status")
+    assert (c001.rules, c001.writes, c001.waits_for) == (["unsure.clarify"], [], "reading")
+    c001.hears("售后申请", wish("return_exchange"), sure=0.9, runner_up="order_status")
+    assert c001.outcome.decisions[0].order == "123456"
+
+
+def test_another_remedy_is_asked_about_as_such(customer) -> None:
+    c002 = customer("C002").hears("return 345678", wish("return_exchange", "345678"))
+    c002.hears("no, I don't want a refund, an exchange", wish("return_exchange", remedy="exchange"), act="correct")
+    assert c002.rules == ["return.no_reason.7d"]
+    assert "exchange" in c002.reply()
+
+
+def test_my_orders_are_listed(customer) -> None:
+    c016 = customer("C016").hears("what have I ordered?", wish("order_status", list=True))
+    assert c016.rules == ["status.list"]
+    assert all(number in c016.reply() for number in ("160001", "160005"))
