@@ -56,6 +56,7 @@ def desk_on(
     the profile's, for tests and measurements.
     """
     from csproto.desk.assistant import Assistant
+    from csproto.desk.prompt import prompt_messages
     from csproto.desk.reader import ModelReader
 
     handbook = shop or default_handbook()
@@ -67,7 +68,7 @@ def desk_on(
         partial(ModelReader, endpoint, handbook.intents, sampling),
         orders,
         keep=lambda conversation: conversation.save(orders.engine),
-        prompt=profile.prompt,
+        prompt=prompt_messages(profile, handbook),
         handbook=handbook,
         threshold=profile.threshold,
         clock=clock,

@@ -4,9 +4,9 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
-from typing import Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 from sqlalchemy import delete, select, update
 from sqlalchemy.engine import Connection, Engine, Row
@@ -101,6 +101,30 @@ class Write:
     detail: str = ""
     escalated: bool = False
     changes: Mapping[str, str] = field(default_factory=dict)
+
+
+def foreseen(facts: CustomerFacts, write: Write, now: datetime) -> CustomerFacts:
+    """What will be known of the customer once a write is made, for whatever is decided after it."""
+    order = facts.order(write.order_id) if write.order_id else None
+    changes: dict[str, Any] = {}
+    match write.kind:
+        case "cancel":
+            refund = {"refund": "approved", "refund_at": now} if order and order.status == "paid" else {}
+            changes = {"status": "cancelled", "cancelled_at": now} | refund
+        case "return":
+            changes = {"refund": "requested", "refund_at": now}
+        case "withdraw":
+            changes = {"refund": "none", "refund_at": None}
+        case "invoice":
+            changes = {"invoice": "issued"}
+        case "address":
+            changes = dict(write.changes)
+    orders = tuple(replace(o, **changes) if o is order else o for o in facts.orders)
+    opened = facts.open_tickets if write.kind in NO_TICKET else facts.open_tickets | {(write.kind, write.order_id)}
+    if write.kind == "withdraw":
+        opened -= {("return", write.order_id)}
+    urged = {**facts.urged_at, write.order_id: now} if write.kind == "urge" else facts.urged_at
+    return replace(facts, orders=orders, open_tickets=opened, urged_at=urged)
 
 
 @dataclass

@@ -1,17 +1,20 @@
-"""Dialogues without a model: each message comes with the triage that an honest reader would write."""
+"""Dialogues without a model.
+
+Each message comes with the triage that an honest reader would write.
+"""
 
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 
 import pytest
-from support import NOW
 
 from csproto.desk.dialogue import Outcome, Reading, State, respond
 from csproto.desk.handbook import Handbook, default_handbook
 from csproto.desk.reply import alternatives
 from csproto.desk.triage import Act, Triage, Wish
 from csproto.orders import OrderApi
+from support import NOW
 
 
 def wish(intent: str, *orders: str, **slots: object) -> Wish:
@@ -21,13 +24,25 @@ def wish(intent: str, *orders: str, **slots: object) -> Wish:
 class Rehearsed:
     """One customer of the demo shop, with the writes really made."""
 
-    def __init__(self, orders: OrderApi, customer: str, handbook: Handbook, threshold: float = 0.0) -> None:
-        self.orders, self.customer, self.handbook, self.threshold = orders, customer, handbook, threshold
+    def __init__(
+        self, orders: OrderApi, customer: str, handbook: Handbook, threshold: float = 0.0
+    ) -> None:
+        self.orders, self.customer, self.handbook, self.threshold = (
+            orders,
+            customer,
+            handbook,
+            threshold,
+        )
         self.state, self.now, self.turns = State(), NOW, 0
         self.outcome = Outcome((), self.state)
 
     def hears(
-        self, text: str, *wishes: Wish, act: Act = "ask", sure: float = 1.0, runner_up: str | None = None
+        self,
+        text: str,
+        *wishes: Wish,
+        act: Act = "ask",
+        sure: float = 1.0,
+        runner_up: str | None = None,
     ) -> "Rehearsed":
         """Answer one message; `outcome` has the decisions, whose writes are made."""
         reading = Reading(text, Triage(act, wishes), sure, runner_up)
@@ -37,7 +52,9 @@ class Rehearsed:
         for place, decision in enumerate(self.outcome.decisions):
             if decision.write:
                 key = f"{self.customer}:{self.turns}:{place}"
-                number = self.orders.write(key, self.customer, decision.write, self.now, decision.rule)
+                number = self.orders.write(
+                    key, self.customer, decision.write, self.now, decision.rule
+                )
                 ticket = {"ticket": f"T{number:05d}"} if number else {}
                 decisions = list(self.outcome.decisions)
                 decisions[place] = replace(decision, facts={**decision.facts, **ticket})

@@ -6,14 +6,19 @@ from conftest import wish
 def test_a_return_is_asked_about_and_done_after_the_yes(customer) -> None:
     c001 = customer("C001")
     c001.hears(
-        "我要退换货,订单号123456,衣服尺码偏小", wish("return_exchange", "123456", cause="size", reason="尺码偏小")
+        "我要退换货,订单号123456,衣服尺码偏小",
+        wish("return_exchange", "123456", cause="size", reason="尺码偏小"),
     )
     assert (c001.rules, c001.writes, c001.waits_for) == (["return.no_reason.7d"], [], "yes")
     assert "123456" in c001.reply("zh")
     assert "纯棉衬衫" in c001.reply("zh")
     assert c001.reply("zh").endswith("？")
     c001.hears("是的", act="confirm")
-    assert (c001.rules, c001.writes, c001.waits_for) == (["return.registered"], [("return", "123456")], None)
+    assert (c001.rules, c001.writes, c001.waits_for) == (
+        ["return.registered"],
+        [("return", "123456")],
+        None,
+    )
     assert c001.hears("是的", act="confirm").writes == []
 
 
@@ -39,7 +44,9 @@ def test_a_yes_with_more_in_it_does_both(customer) -> None:
 
 
 def test_two_orders_in_one_wish_are_asked_about_together(customer) -> None:
-    c016 = customer("C016").hears("cancel 160001 and 160002", wish("cancel_order", "160001", "160002"))
+    c016 = customer("C016").hears(
+        "cancel 160001 and 160002", wish("cancel_order", "160001", "160002")
+    )
     assert c016.rules == ["cancel.confirm"] * 2
     assert c016.reply().count("?") == 1
     assert all(part in c016.reply() for part in ("160001", "phone case", "160002", "yoga mat"))
@@ -48,7 +55,11 @@ def test_two_orders_in_one_wish_are_asked_about_together(customer) -> None:
 
 def test_two_wishes_about_two_orders(customer) -> None:
     c001 = customer("C001")
-    c001.hears("789012催一下，123456退货", wish("urge_shipment", "789012"), wish("return_exchange", "123456"))
+    c001.hears(
+        "789012催一下，123456退货",
+        wish("urge_shipment", "789012"),
+        wish("return_exchange", "123456"),
+    )
     assert c001.rules == ["urge.paid", "return.no_reason.7d"]
     assert c001.writes == [("urge", "789012")]
     assert c001.state.question.wish.orders == ("123456",)
@@ -56,7 +67,11 @@ def test_two_wishes_about_two_orders(customer) -> None:
 
 def test_a_second_deed_waits_for_the_first_answer(customer) -> None:
     c016 = customer("C016")
-    c016.hears("cancel 160002 and return the kettle", wish("cancel_order", "160002"), wish("return_exchange", "160004"))
+    c016.hears(
+        "cancel 160002 and return the kettle",
+        wish("cancel_order", "160002"),
+        wish("return_exchange", "160004"),
+    )
     assert c016.rules == ["cancel.confirm"]
     c016.hears("no", act="deny")
     assert c016.rules == ["pending.dropped", "return.no_reason.7d"]
@@ -95,7 +110,10 @@ def test_the_offer_of_a_human_can_be_taken(customer) -> None:
 
 def test_each_order_keeps_its_own_reason(customer) -> None:
     c014 = customer("C014")
-    c014.hears("strawberries are mouldy", wish("return_exchange", "140002", cause="quality", reason="mouldy"))
+    c014.hears(
+        "strawberries are mouldy",
+        wish("return_exchange", "140002", cause="quality", reason="mouldy"),
+    )
     c014.hears("and 140008", wish("return_exchange", "140008"))
     assert c014.rules == ["return.expired.quality_route"]
     assert "cause" not in c014.state.question.wish.slots
@@ -103,8 +121,14 @@ def test_each_order_keeps_its_own_reason(customer) -> None:
 
 def test_the_order_under_discussion_and_another_article(customer) -> None:
     c016 = customer("C016").hears("where is 160003", wish("order_status", "160003"))
-    assert c016.hears("tracking number?", wish("tracking_number")).outcome.decisions[0].order == "160003"
-    assert c016.hears("and the yoga mat?", wish("order_status", "160002")).outcome.decisions[0].order == "160002"
+    assert (
+        c016.hears("tracking number?", wish("tracking_number")).outcome.decisions[0].order
+        == "160003"
+    )
+    assert (
+        c016.hears("and the yoga mat?", wish("order_status", "160002")).outcome.decisions[0].order
+        == "160002"
+    )
 
 
 def test_only_the_phone_changes(customer, engine) -> None:
@@ -136,11 +160,15 @@ def test_withdrawing_a_return_is_done_once(customer) -> None:
     assert (c007.rules, c007.waits_for) == (["withdraw.confirm"], "yes")
     assert c007.hears("是", act="confirm").writes == [("withdraw", "700001")]
     assert c007.waits_for is None
-    assert c007.hears("700001不退了", wish("return_exchange", "700001", undo=True)).rules == ["withdraw.none"]
+    assert c007.hears("700001不退了", wish("return_exchange", "700001", undo=True)).rules == [
+        "withdraw.none"
+    ]
 
 
 def test_a_cancellation_cannot_be_undone(customer) -> None:
-    c010 = customer("C010").hears("please undo the cancellation of 100001", wish("cancel_order", "100001", undo=True))
+    c010 = customer("C010").hears(
+        "please undo the cancellation of 100001", wish("cancel_order", "100001", undo=True)
+    )
     assert (c010.rules, c010.writes) == (["cancel.cannot_undo"], [])
 
 
@@ -164,7 +192,8 @@ def test_signed_for_and_not_received(customer) -> None:
 def test_an_invoice_carries_title_and_tax_id(customer) -> None:
     c001 = customer("C001")
     c001.hears(
-        "789012开发票 抬头某某公司 税号91310000X", wish("invoice", "789012", title="某某公司", tax_id="91310000X")
+        "789012开发票 抬头某某公司 税号91310000X",
+        wish("invoice", "789012", title="某某公司", tax_id="91310000X"),
     )
     assert c001.rules == ["invoice.confirm"]
     assert "某某公司" in c001.reply("zh")
@@ -181,7 +210,11 @@ def test_unsure_the_two_readings_are_offered(customer) -> None:
 
 def test_another_remedy_is_asked_about_as_such(customer) -> None:
     c002 = customer("C002").hears("return 345678", wish("return_exchange", "345678"))
-    c002.hears("no, I don't want a refund, an exchange", wish("return_exchange", remedy="exchange"), act="correct")
+    c002.hears(
+        "no, I don't want a refund, an exchange",
+        wish("return_exchange", remedy="exchange"),
+        act="correct",
+    )
     assert c002.rules == ["return.no_reason.7d"]
     assert "exchange" in c002.reply()
 

@@ -38,7 +38,9 @@ def test_many_tokens_of_another_tokenizer() -> None:
 
 
 def test_an_act_alone_has_the_probability_of_the_whole() -> None:
-    sure, runner_up = sureness([Token('{"act":"confirm"', math.log(0.9)), Token("}", math.log(0.5))], INTENTS)
+    sure, runner_up = sureness(
+        [Token('{"act":"confirm"', math.log(0.9)), Token("}", math.log(0.5))], INTENTS
+    )
     assert sure == pytest.approx(0.45)
     assert runner_up is None
 

@@ -1,4 +1,4 @@
-"""The corpus: what the oracle writes is what the grammar admits and what the desk's rules lead to."""
+"""The corpus: the oracle writes what the grammar admits, about the desk's own decisions."""
 
 import json
 import random
@@ -21,11 +21,18 @@ def transcripts() -> list[list[Piece]]:
 
 
 def triages(pieces: list[Piece]) -> list[tuple[str, str, list[str], bool]]:
-    """Every message of a transcript with its JSON, the orders in sight, and whether a question may be open."""
+    """Every message of a transcript with its JSON, the orders in sight.
+
+    Whether a question may be open.
+    """
     found, own, dialogue = [], [], False
     for number, piece in enumerate(pieces):
         if piece.role == "system" and '"orders":' in piece.content:
-            own = list(dict.fromkeys([*own, *(order["id"] for order in json.loads(piece.content)["orders"])]))
+            own = list(
+                dict.fromkeys(
+                    [*own, *(order["id"] for order in json.loads(piece.content)["orders"])]
+                )
+            )
         if piece.role == "user":
             after = pieces[number + 1].content
             said = [(piece.content, after), *piece.instead]
@@ -39,29 +46,45 @@ def test_every_label_is_admitted_by_the_grammar(transcripts) -> None:
     for pieces in transcripts:
         if pieces[0].content == "copy":
             continue
-        for text, wire, own, dialogue in random.Random(1).sample(triages(pieces), min(4, len(triages(pieces)))):
+        for text, wire, own, dialogue in random.Random(1).sample(
+            triages(pieces), min(4, len(triages(pieces)))
+        ):
             seen += 1
             ebnf = grammar(handbook, text, own, dialogue, dialogue)
             if not _is_grammar_accept_string(ebnf, wire):
                 refused.append((text, wire))
     assert seen > 500
-    assert len(refused) < 0.01 * seen, refused  # a slip of the keyboard may part a slot from its text
+    assert len(refused) < 0.01 * seen, (
+        refused
+    )  # a slip of the keyboard may part a slot from its text
 
 
 def test_a_list_of_orders_has_many_messages_behind_it(transcripts) -> None:
-    counts = [len(piece.instead) for pieces in transcripts for piece in pieces if piece.role == "user"]
+    counts = [
+        len(piece.instead) for pieces in transcripts for piece in pieces if piece.role == "user"
+    ]
     assert max(counts) == OPENING_MESSAGES - 1
     assert ALTERNATIVES in counts
 
 
 def test_every_intent_act_and_slot_is_practised(transcripts) -> None:
     handbook = default_handbook()
-    read = [from_wire(wire) for pieces in transcripts if pieces[0].content != "copy" for _, wire, *_ in triages(pieces)]
+    read = [
+        from_wire(wire)
+        for pieces in transcripts
+        if pieces[0].content != "copy"
+        for _, wire, *_ in triages(pieces)
+    ]
     wishes = [wish for triage in read for wish in triage.wishes]
     assert {wish.intent for wish in wishes} == set(handbook.intents)
     assert {triage.act for triage in read} == {"ask", "confirm", "deny", "correct"}
     slots = {name for wish in wishes for name in wish.slots}
-    wanted = {name for wish in handbook.wishes.values() for name, slot in wish.slots.items() if not slot.claim}
+    wanted = {
+        name
+        for wish in handbook.wishes.values()
+        for name, slot in wish.slots.items()
+        if not slot.claim
+    }
     assert slots == wanted
     assert max(len(wish.orders) for wish in wishes) >= 2
 

@@ -1,4 +1,7 @@
-"""Which messages the desk takes: how long, how many, how fast, and one at a time in a conversation."""
+"""Which messages the desk takes.
+
+How long, how many, how fast, and one at a time in a conversation.
+"""
 
 import threading
 import time
@@ -16,7 +19,10 @@ REMEMBERED = 10_000  # customers whose last messages are kept
 
 
 class MessageRefused(CsprotoError):
-    """A message the desk does not take. retry_after: seconds to wait, 0 where waiting does not help."""
+    """A message the desk does not take.
+
+    retry_after: seconds to wait, 0 where waiting does not help.
+    """
 
     def __init__(self, text: str, retry_after: float = 0.0) -> None:
         super().__init__(text)
@@ -42,7 +48,8 @@ class Admission:
         with self._lock:
             if conversation.id in self._answering:
                 raise MessageRefused(
-                    "The message before this one is still being answered. Wait for the answer and send it again.",
+                    "The message before this one is still being answered. "
+                    "Wait for the answer and send it again.",
                     1.0,
                 )
             self._spend(conversation.customer_id)
@@ -61,8 +68,8 @@ class Admission:
         times = self._times.setdefault(customer_id, deque(maxlen=self._per_minute))
         if len(times) == self._per_minute and (wait := MINUTE - (now - times[0])) > 0:
             raise MessageRefused(
-                f"That was message {self._per_minute + 1} in a minute and {self._per_minute} are the "
-                f"most. Send it again in {int(wait) + 1} s.",
+                f"That was message {self._per_minute + 1} in a minute, and {self._per_minute} "
+                f"are the most. Send it again in {int(wait) + 1} s.",
                 wait,
             )
         times.append(now)
@@ -73,12 +80,16 @@ class Admission:
 def _checked(conversation: Conversation, text: str) -> str:
     text = clean(text)
     if not text:
-        raise MessageRefused("The message is empty. Write what you need, for example: 我的订单到哪了?")
+        raise MessageRefused(
+            "The message is empty. Write what you need, for example: 我的订单到哪了?"
+        )
     if len(text) > settings.MAX_MESSAGE_CHARS:
         raise MessageRefused(
-            f"The message has {len(text)} characters and {settings.MAX_MESSAGE_CHARS} are the most. "
-            "Send it in a shorter form."
+            f"The message has {len(text)} characters, and {settings.MAX_MESSAGE_CHARS} are "
+            "the most. Send it in a shorter form."
         )
     if conversation.turns >= settings.MAX_TURNS:
-        raise MessageRefused(f"This conversation has reached {settings.MAX_TURNS} messages. Start a new one.")
+        raise MessageRefused(
+            f"This conversation has reached {settings.MAX_TURNS} messages. Start a new one."
+        )
     return text

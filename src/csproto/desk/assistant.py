@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -37,9 +37,10 @@ Keep = Callable[[Conversation], None]
 class Assistant:
     """Answers customers: a reader for words, an order system for facts, a handbook for rules.
 
-    reader: makes the reader of one turn. keep: saves a conversation. prompt: what the model is told first. threshold: below this
-    sureness the desk asks back. clock: the present moment with its time zone. messages_per_minute:
-    of one customer; None for any number. Safe to use from many threads.
+    reader: makes the reader of one turn. keep: saves a conversation. prompt: the messages that
+    all conversations begin with. threshold: below this sureness the desk asks back. clock: the
+    present moment with its time zone. messages_per_minute: of one customer; None for any number.
+    Safe to use from many threads.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class Assistant:
         orders: OrderSystem,
         *,
         keep: Keep,
-        prompt: str,
+        prompt: Sequence[Message],
         handbook: Handbook | None = None,
         threshold: float = 0.0,
         clock: Callable[[], datetime] | None = None,
@@ -66,19 +67,24 @@ class Assistant:
         nonce: makes its prefix a secret; drawn at random unless one is given.
         """
         facts = self.orders.facts(customer_id)
-        start = transcript.opening(self.prompt, facts.orders, self.handbook.values.zone, nonce)
-        return Conversation(customer_id, self.clock(), transcript=start, seen=facts.orders)
+        start = transcript.opening(facts.orders, self.handbook.values.zone, nonce)
+        return Conversation(customer_id, self.clock(), transcript=[start], seen=facts.orders)
 
     def turn(self, conversation: Conversation, text: str) -> Turn:
-        """Answer one message. Raises MessageRefused, EngineError and CustomerUnknown; the conversation can go on."""
+        """Answer one message. Raises MessageRefused, EngineError and CustomerUnknown.
+
+        The conversation can go on.
+        """
         *_, last = self.stream(conversation, text)
         assert isinstance(last, Done)
         return last.turn
 
-    def stream(self, conversation: Conversation, text: str, stop: StopSignal | None = None) -> Iterator[Event]:
+    def stream(
+        self, conversation: Conversation, text: str, stop: StopSignal | None = None
+    ) -> Iterator[Event]:
         """Answer one message step by step.
 
-        stop: ends the work at once; `Stopped` is then raised. What was written before stays written.
+        stop: ends the work at once; `Stopped` is then raised. What was written stays.
         """
         began = time.perf_counter()
         with self.admission.admitted(conversation, text) as message:
@@ -90,8 +96,12 @@ class Assistant:
             yield from line.reply()
             yield Done(line.close())
 
-    def turns(self, batch: Iterable[tuple[Conversation, str]], *, workers: int = 8) -> list[Turn | Exception]:
-        """Answer many messages, `workers` conversations at once; results stand in the order of the batch.
+    def turns(
+        self, batch: Iterable[tuple[Conversation, str]], *, workers: int = 8
+    ) -> list[Turn | Exception]:
+        """Answer many messages, `workers` conversations at once.
+
+        Results stand in the order of the batch.
 
         Messages of one conversation are answered one after the other. A failed one gives its error.
         """
@@ -115,7 +125,9 @@ class Assistant:
 class _Line:
     """One message on its way through the line."""
 
-    def __init__(self, desk: Assistant, conversation: Conversation, text: str, stop: StopSignal, began: float) -> None:
+    def __init__(
+        self, desk: Assistant, conversation: Conversation, text: str, stop: StopSignal, began: float
+    ) -> None:
         self.desk, self.conversation, self.text = desk, conversation, text
         self.stop, self.began, self.now = stop, began, desk.clock()
         self.reader = desk.reader(stop)
@@ -129,7 +141,10 @@ class _Line:
     # -- orders of the customer
 
     def read_orders(self) -> None:
-        """What the shop knows of the customer; what has changed since the last turn is told to the model."""
+        """What the shop knows of the customer.
+
+        What has changed since the last turn is told to the model.
+        """
         conversation, zone = self.conversation, self.desk.handbook.values.zone
         try:
             self.facts = self.desk.orders.facts(conversation.customer_id)
@@ -137,11 +152,15 @@ class _Line:
             return  # the message may need no order; if it does, it is left to a human
         conversation.transcript += transcript.changes(conversation.seen, self.facts.orders, zone)
         conversation.seen = self.facts.orders
+        conversation.trim(zone)
 
     # -- triage
 
     def understand(self) -> Turn:
-        """The message as the model reads it; it joins the transcript once its triage is complete."""
+        """The message as the model reads it.
+
+        It joins the transcript once its triage is complete.
+        """
         conversation, turn = self.conversation, self.turn
         conversation.language = turn.language
         if self.interrupted:  # another reading could lead to other decisions
@@ -152,7 +171,7 @@ class _Line:
             state = conversation.state
             waiting, begun = state.question is not None, state.last is not None
             ebnf = triage.grammar(self.desk.handbook, self.text, own, waiting, begun)
-            read = self.reader.triage(conversation.transcript, self.text, ebnf)
+            read = self.reader.triage(self._messages(), self.text, ebnf)
             self._count(read)
             raw, turn.sure, turn.runner_up = read.text, read.sure, read.runner_up
         conversation.transcript += [Message("user", self.text), Message("assistant", raw)]
@@ -161,16 +180,22 @@ class _Line:
 
     def _with_claims(self, understood: Triage) -> Triage:
         """What the message claims about a payment, read by a program of its own."""
-        wishes = [self._claimed(wish) if wish.intent == "payment_issue" else wish for wish in understood.wishes]
+        wishes = [
+            self._claimed(wish) if wish.intent == "payment_issue" else wish
+            for wish in understood.wishes
+        ]
         return replace(understood, wishes=tuple(wishes))
 
     def _claimed(self, wish: Wish) -> Wish:
         ebnf = triage.claims_grammar(self.desk.handbook.wishes[wish.intent], self.text)
         if self.interrupted:
             return wish
-        call = self.reader.claims(self.conversation.transcript, ebnf)
+        call = self.reader.claims(self._messages(), ebnf)
         self._count(call)
-        self.conversation.transcript += [Message("system", "payment"), Message("assistant", call.text)]
+        self.conversation.transcript += [
+            Message("system", "payment"),
+            Message("assistant", call.text),
+        ]
         return replace(wish, slots=wish.slots | triage.claims_from_wire(call.text))
 
     # -- decision
@@ -183,7 +208,9 @@ class _Line:
         elif self.facts is None:
             self.outcome = self._without_facts(self.turn.triage)
         else:
-            reading = Reading(self.text, self.turn.triage, self.turn.sure or 1.0, self.turn.runner_up)
+            reading = Reading(
+                self.text, self.turn.triage, self.turn.sure or 1.0, self.turn.runner_up
+            )
             self.outcome = dialogue.respond(
                 reading,
                 self.facts,
@@ -194,9 +221,15 @@ class _Line:
             )
 
     def _without_facts(self, understood: Triage) -> Outcome:
-        """The order system does not answer: small talk goes on, everything else is left to a human."""
+        """The order system does not answer.
+
+        Small talk goes on, everything else is left to a human.
+        """
         state = self.conversation.state
-        if all(wish.intent == "other" and not wish.orders for wish in understood.wishes) and not state.question:
+        if (
+            all(wish.intent == "other" and not wish.orders for wish in understood.wishes)
+            and not state.question
+        ):
             return Outcome((Decision("other", None, "other.small_talk"),), state)
         intent = understood.wishes[0].intent if understood.wishes else None
         write = Write("unavailable", "", self.text[:500], escalated=True)
@@ -205,7 +238,10 @@ class _Line:
     # -- write
 
     def write(self) -> Turn:
-        """Make the writes that the decisions carry, each exactly once. An order that has moved is decided on again."""
+        """Make the writes that the decisions carry, each exactly once.
+
+        An order that has moved is decided on again.
+        """
         for _ in range(DECISIONS):
             self.stop.check()  # stopped before anything is written
             try:
@@ -217,7 +253,9 @@ class _Line:
             except OrderSystemDown:
                 self.facts, self.interrupted = None, None
                 self.decide()
-        raise OrderSystemDown("The order changed each time it was looked at. Send the message again.")
+        raise OrderSystemDown(
+            "The order changed each time it was looked at. Send the message again."
+        )
 
     def _written(self) -> Turn:
         conversation, turn = self.conversation, self.turn
@@ -243,15 +281,21 @@ class _Line:
         return replace(decision, facts={**decision.facts, **ticket})
 
     def _key(self, place: int, write: Write) -> str:
-        """Names one write of one message: sent again, it is the same; another message has another key."""
+        """Names one write of one message: sent again, it is the same.
+
+        Another message has another key.
+        """
         message = hashlib.sha256(self.text.encode()).hexdigest()[:8]
         conversation = self.conversation
-        return f"{conversation.id}:{conversation.turns}:{place}:{message}:{write.kind}:{write.order_id}"
+        turn = f"{conversation.id}:{conversation.turns}:{place}:{message}"
+        return f"{turn}:{write.kind}:{write.order_id}"
 
     def _keep_under_way(self) -> None:
         assert self.turn.triage is not None
         sure = self.turn.sure or 1.0
-        under_way = UnderWay(self.text, self.turn.triage.to_wire(), sure, self.turn.runner_up, self.outcome)
+        under_way = UnderWay(
+            self.text, self.turn.triage.to_wire(), sure, self.turn.runner_up, self.outcome
+        )
         before = self.conversation.transcript[:-2]
         self.desk.keep(replace(self.conversation, transcript=before, under_way=under_way))
 
@@ -259,7 +303,9 @@ class _Line:
         """A write that calls a human, with what that human needs to read first."""
         if write.kind not in ("handoff", "complaint"):
             return write
-        said = [m.content for m in self.conversation.transcript if m.role == "user"][-SUMMARY_LINES:]
+        said = [m.content for m in self.conversation.transcript if m.role == "user"][
+            -SUMMARY_LINES:
+        ]
         order = write.order_id or ", ".join(self.conversation.state.focus) or "none named"
         lines = [f"order: {order}", *(f"- {line[:LINE]}" for line in said)]
         return replace(write, detail="\n".join(lines))
@@ -267,7 +313,10 @@ class _Line:
     # -- reply
 
     def reply(self) -> Iterator[Event]:
-        """The model picks one of the shop's wordings; should the engine fail, the plainest is sent."""
+        """The model picks one of the shop's wordings.
+
+        Should the engine fail, the plainest is sent.
+        """
         conversation, turn, handbook = self.conversation, self.turn, self.desk.handbook
         brief = [(handbook.rules[d.rule].action, d.order) for d in turn.decisions]
         conversation.transcript.append(transcript.decided(brief))
@@ -276,10 +325,12 @@ class _Line:
         chosen = 0
         if len(texts) > 1:
             try:
-                chosen, call = self.reader.choose(conversation.transcript, stems(texts))
+                chosen, call = self.reader.choose(self._messages(), stems(texts))
                 self._count(call)
             except EngineError as error:
-                logger.warning("conversation %s: the plainest wording is sent: %s", conversation.id, error)
+                logger.warning(
+                    "conversation %s: the plainest wording is sent: %s", conversation.id, error
+                )
         turn.reply = texts[chosen]
         turn.choices = choices(turn.question, handbook, turn.language)
         conversation.transcript.append(Message("assistant", turn.reply))
@@ -300,8 +351,15 @@ class _Line:
         )
         return turn
 
+    def _messages(self) -> list[Message]:
+        """All that the model reads."""
+        return [*self.desk.prompt, *self.conversation.transcript]
+
     def _count(self, call: Call) -> None:
-        """How much of what this conversation had computed was reused; the last token has no KV entry yet."""
+        """How much of what this conversation had computed was reused.
+
+        The last token has no KV entry yet.
+        """
         conversation, turn, meta = self.conversation, self.turn, call.meta
         if not meta:
             return

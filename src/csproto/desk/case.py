@@ -1,4 +1,7 @@
-"""What a rule looks at and what it says: a case is one order of one wish, a decision is what happens about it."""
+"""What a rule looks at and what it says.
+
+A case is one order of one wish, a decision is what happens about it.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -47,7 +50,10 @@ class Decision:
 
 @dataclass(frozen=True)
 class Case:
-    """One order of one wish, with everything it is decided by. `order` is None where none is meant."""
+    """One order of one wish, with everything it is decided by.
+
+    `order` is None where none is meant.
+    """
 
     wish: Wish
     order: OrderView | None
@@ -69,10 +75,17 @@ class Case:
         return self.handbook.values.windows[name]
 
     def says(
-        self, rule: str, facts: Facts | None = None, *, write: Write | None = None, asks: bool = False
+        self,
+        rule: str,
+        facts: Facts | None = None,
+        *,
+        write: Write | None = None,
+        asks: bool = False,
     ) -> Decision:
         """A decision by a rule; order and article are always among the facts."""
-        about: dict[str, Fact] = {"order": self.order.id, "item": self.order.item} if self.order else {}
+        about: dict[str, Fact] = (
+            {"order": self.order.id, "item": self.order.item} if self.order else {}
+        )
         order = self.order.id if self.order else None
         return Decision(self.wish.intent, order, rule, {**about, **(facts or {})}, write, asks)
 

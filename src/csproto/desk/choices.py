@@ -1,4 +1,7 @@
-"""The buttons that an answer offers. Pressing one sends its text, so a chat reads the same pressed or typed."""
+"""The buttons that an answer offers.
+
+Pressing one sends its text, so a chat reads the same pressed or typed.
+"""
 
 from csproto.desk.dialogue import Question
 from csproto.desk.handbook import Handbook, Language
@@ -8,7 +11,9 @@ NO = {"zh": "否", "en": "No"}
 HUMAN = {"zh": "转人工", "en": "Talk to a person"}
 
 
-def choices(question: Question | None, handbook: Handbook, language: Language) -> list[dict[str, str]]:
+def choices(
+    question: Question | None, handbook: Handbook, language: Language
+) -> list[dict[str, str]]:
     """What fits the open question: yes and no, the orders, the readings, a human."""
     if question is None:
         return []

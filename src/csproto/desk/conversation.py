@@ -1,10 +1,11 @@
-"""A conversation: its transcript, what is open in it, and its place in the database, so that it survives a restart."""
+"""A conversation, and its place in the database, so that it survives a restart."""
 
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from pydantic import TypeAdapter
 from sqlalchemy import insert, select, update
@@ -13,12 +14,12 @@ from sqlalchemy.orm import Session
 
 from csproto.desk.dialogue import Outcome, State
 from csproto.desk.handbook import Language
-from csproto.desk.transcript import Message
+from csproto.desk.transcript import Message, opening
 from csproto.errors import CsprotoError
 from csproto.orders import OrderView
 from csproto.store import ConversationRow, Customer
 
-WINDOW_TOKENS = 2_000  # beyond this, the oldest turns are left behind
+WINDOW = 5_000  # characters; beyond this, the oldest turns are left behind
 KEPT_TURNS = 3
 
 
@@ -44,9 +45,12 @@ class UnderWay:
 
 @dataclass
 class Conversation:
-    """One customer's dialogue with the desk. One turn at a time: the desk refuses a second one meanwhile.
+    """One customer's dialogue with the desk.
 
-    seen: the orders as the transcript has them. computed_tokens: tokens of it whose KV cache exists.
+    One turn at a time: the desk refuses a second one meanwhile.
+
+    seen: the orders as the transcript has them. computed_tokens: how many of its tokens have a
+    KV cache.
     """
 
     customer_id: str
@@ -60,16 +64,22 @@ class Conversation:
     computed_tokens: int = 0
     under_way: UnderWay | None = None
 
-    def trim(self, prompt_tokens: int) -> None:
-        """Leave the oldest turns behind when the conversation has grown long; its prefix is then computed anew."""
+    def trim(self, zone: ZoneInfo) -> None:
+        """Leave the oldest turns of a long conversation behind.
+
+        Its part of the prompt begins anew, with the orders as they are.
+        """
         starts = [place for place, message in enumerate(self.transcript) if message.role == "user"]
-        if self.computed_tokens - prompt_tokens <= WINDOW_TOKENS or len(starts) <= KEPT_TURNS:
-            return
-        self.transcript = self.transcript[:2] + self.transcript[starts[-KEPT_TURNS] :]
-        self.computed_tokens = 0
+        length = sum(len(message.content) for message in self.transcript[1:])
+        if length > WINDOW and len(starts) > KEPT_TURNS:
+            self.transcript = [opening(self.seen, zone), *self.transcript[starts[-KEPT_TURNS] :]]
+            self.computed_tokens = 0
 
     def save(self, engine: Engine) -> None:
-        """Write the conversation to the database. One whose customer was erased meanwhile is not written again."""
+        """Write the conversation to the database.
+
+        One whose customer was erased meanwhile is not written again.
+        """
         values = {
             "customer_id": self.customer_id,
             "started_at": self.started_at,
@@ -78,11 +88,18 @@ class Conversation:
             "transcript": [list(message) for message in self.transcript],
         }
         with engine.connect() as connection:
-            kept = connection.execute(update(ConversationRow).where(ConversationRow.id == self.id).values(values))
+            kept = connection.execute(
+                update(ConversationRow).where(ConversationRow.id == self.id).values(values)
+            )
             if not kept.rowcount:
                 connection.execute(insert(ConversationRow).values(id=self.id, **values))
-            # Looked at after the row is written: an erasure under way is waited for, a later one finds the row.
-            known = select(Customer.id).where(Customer.id == self.customer_id).with_for_update(read=True)
+            # Looked at after the row is written: an erasure under way is waited for, a
+            # later one finds the row.
+            known = (
+                select(Customer.id)
+                .where(Customer.id == self.customer_id)
+                .with_for_update(read=True)
+            )
             if connection.scalar(known):
                 connection.commit()
 
@@ -107,7 +124,8 @@ def resume(engine: Engine, conversation_id: str, customer_id: str) -> Conversati
         row = session.get(ConversationRow, conversation_id)
         if row is None or row.customer_id != customer_id:
             raise ConversationUnknown(
-                f"No conversation {conversation_id} of customer {customer_id} is kept. Start a new one."
+                f"No conversation {conversation_id} of customer {customer_id} is kept. "
+                "Start a new one."
             )
         saved: _Saved = SAVED.validate_python(_plain(row.state))
         transcript = [Message(*message) for message in row.transcript]

@@ -1,4 +1,6 @@
-"""What a message does with the dialogue: which wishes it means, about which orders, and what stays open. Pure.
+"""What a message does with the dialogue.
+
+Which wishes it means, about which orders, and what stays open. Pure.
 
 The order of things: a yes or no to the open question, then the message's wishes, then what waited.
 """
@@ -13,7 +15,7 @@ from csproto.desk.handbook import Handbook
 from csproto.desk.lexicon import begins_with_yes
 from csproto.desk.policy import decide
 from csproto.desk.triage import Triage, Wish
-from csproto.orders import CustomerFacts, OrderView, Write
+from csproto.orders import CustomerFacts, OrderView, Write, foreseen
 
 Kind = Literal["yes", "order", "detail", "reading", "human"]  # what an open question waits for
 
@@ -56,7 +58,10 @@ class State:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The decisions on one message and the state after it. again: the open question is put once more."""
+    """The decisions on one message and the state after it.
+
+    again: the open question is put once more.
+    """
 
     decisions: tuple[Decision, ...]
     state: State
@@ -74,7 +79,12 @@ class Reading:
 
 
 def respond(
-    reading: Reading, facts: CustomerFacts, state: State, now: datetime, handbook: Handbook, threshold: float = 0.0
+    reading: Reading,
+    facts: CustomerFacts,
+    state: State,
+    now: datetime,
+    handbook: Handbook,
+    threshold: float = 0.0,
 ) -> Outcome:
     """The decisions on one message. Total: every triage that the grammar admits gets an answer.
 
@@ -98,7 +108,14 @@ def respond(
 class _Turn:
     """One message under way: decisions gather here, and the state that they lead to."""
 
-    def __init__(self, reading: Reading, facts: CustomerFacts, state: State, now: datetime, handbook: Handbook) -> None:
+    def __init__(
+        self,
+        reading: Reading,
+        facts: CustomerFacts,
+        state: State,
+        now: datetime,
+        handbook: Handbook,
+    ) -> None:
         self.reading, self.facts, self.before, self.state = reading, facts, state, state
         self.now, self.handbook = now, handbook
         self.decisions: list[Decision] = []
@@ -116,23 +133,44 @@ class _Turn:
         """Offer the two likeliest readings of a message."""
         first = self.reading.triage.wishes[0]
         readings = (first.intent, str(self.reading.runner_up))
-        labels = {name: Label("wish", value) for name, value in zip(("first", "second"), readings, strict=True)}
+        labels = {
+            name: Label("wish", value)
+            for name, value in zip(("first", "second"), readings, strict=True)
+        }
         self.decisions.append(Decision(None, None, "unsure.clarify", labels, asks=True))
         self.state = replace(self.state, focus=self._own(first.orders) or self.state.focus)
-        self._ask(Question("reading", self._action("unsure.clarify"), "unsure.clarify", first, labels, readings))
+        self._ask(
+            Question(
+                "reading", self._action("unsure.clarify"), "unsure.clarify", first, labels, readings
+            )
+        )
         self._missed()
 
     def confirmed(self, question: Question) -> None:
         """Carry out what was asked about, if the message itself begins with a yes."""
-        if question.kind not in ("yes", "human") or not begins_with_yes(self.reading.text, self.handbook.lexicon):
-            self.asked(self.reading.triage.wishes) if self.reading.triage.wishes else self._put_again()
+        if question.kind not in ("yes", "human") or not begins_with_yes(
+            self.reading.text, self.handbook.lexicon
+        ):
+            self.asked(
+                self.reading.triage.wishes
+            ) if self.reading.triage.wishes else self._put_again()
+            return
+        same, *_ = [*(w for w in self.reading.triage.wishes if _same(w, question.wish)), None]
+        if same and self._changes(question.wish, same):  # "yes, but made out to my company"
+            self.asked(self.reading.triage.wishes)
             return
         self._close()
         if question.kind == "human":
             self._run(Wish("human_agent"))
         else:
-            self._run(question.wish, agreed=True)
-        self.asked(w for w in self.reading.triage.wishes if w != question.wish)
+            self._run(_merged(question.wish, same) if same else question.wish, agreed=True)
+        self.asked(wish for wish in self.reading.triage.wishes if wish != same)
+
+    def _changes(self, asked: Wish, said: Wish) -> bool:
+        """Whether a wish has details that the question did not name."""
+        slots = self.handbook.wishes[asked.intent].slots
+        new = {n for n, value in said.slots.items() if asked.slots.get(n) != value}
+        return any(not slots[name].unasked for name in new)
 
     def denied(self, question: Question) -> None:
         """Drop what was asked about."""
@@ -140,7 +178,9 @@ class _Turn:
         wishes = self.reading.triage.wishes
         if not wishes:
             orders = self._views(question.wish.orders)
-            facts: dict[str, Fact] = {"orders": orders, "deed": Label("deed", question.wish.intent)} if orders else {}
+            facts: dict[str, Fact] = (
+                {"orders": orders, "deed": Label("deed", question.wish.intent)} if orders else {}
+            )
             self.decisions.append(Decision(question.wish.intent, None, "pending.dropped", facts))
         self.asked(wishes)
 
@@ -156,10 +196,15 @@ class _Turn:
             first = replace(wishes[0], intent=base.intent)
             self.asked([_merged(base, first), *wishes[1:]])
         else:  # "no, the other one"
-            self._run_on(base, [o for o in self._candidates(base.intent) if o.id not in base.orders])
+            self._run_on(
+                base, [o for o in self._candidates(base.intent) if o.id not in base.orders]
+            )
 
     def asked(self, wishes: Sequence[Wish] | Any) -> None:
-        """Take the wishes of a message one after the other; those behind a question wait in the queue."""
+        """Take the wishes of a message one after the other.
+
+        Those behind a question wait in the queue.
+        """
         waiting = list(wishes)
         if not waiting and not self.decisions:
             self._say("other.small_talk", "other")
@@ -216,26 +261,35 @@ class _Turn:
         if len(candidates) == 1:
             self._decide(wish, candidates)
             return
-        wish = replace(wish, orders=())
-        facts: dict[str, Fact] = {"deed": Label("deed", wish.intent)}
-        rule = "order.which" if candidates else "order.ask"
-        if candidates:
-            facts["orders"] = tuple(candidates[:CANDIDATES])
-        self._ask_order(wish, rule, Decision(wish.intent, None, rule, facts, asks=True))
+        question = self._which(wish, candidates)
+        self._ask_order(
+            question, Decision(wish.intent, None, question.rule, question.facts, asks=True)
+        )
 
     def _not_found(self, wish: Wish, numbers: Sequence[str]) -> None:
         """The same words for somebody else's order and for one that does not exist."""
+        question = self._which(wish, self._candidates(wish.intent))
         for number in numbers:
-            decision = Decision(wish.intent, number, "order.not_found", {"order": number}, asks=True)
-            self._ask_order(replace(wish, orders=()), "order.not_found", decision)
+            decision = Decision(
+                wish.intent, number, "order.not_found", {"order": number}, asks=True
+            )
+            self._ask_order(question, decision)
 
-    def _ask_order(self, wish: Wish, rule: str, decision: Decision) -> None:
-        open_one = self.before.question
-        again = open_one is not None and open_one.kind in ("order", "human")
-        again = again and open_one is not None and open_one.wish.intent == wish.intent
+    def _which(self, wish: Wish, candidates: Sequence[OrderView]) -> Question:
+        """The question which of some orders is meant."""
+        rule = "order.which" if candidates else "order.ask"
+        facts: dict[str, Fact] = {"deed": Label("deed", wish.intent)}
+        if candidates:
+            facts["orders"] = tuple(candidates[:CANDIDATES])
+        return Question("order", self._action(rule), rule, replace(wish, orders=()), facts)
+
+    def _ask_order(self, question: Question, decision: Decision) -> None:
+        before = self.before.question
+        again = before is not None and before.kind in ("order", "human")
+        again = again and before is not None and before.wish.intent == question.wish.intent
         self.decisions.append(decision)
-        self.state = replace(self.state, last=wish)
-        self._ask(Question("order", self._action(rule), rule, wish, decision.facts))
+        self.state = replace(self.state, last=question.wish)
+        self._ask(question)
         if again:
             self._missed()
 
@@ -246,10 +300,14 @@ class _Turn:
             case = Case(wish, order, self.facts, self.now, self.handbook, agreed, self.reading.text)
             decision = decide(case)
             self.decisions.append(decision)
+            if decision.write:  # what is decided next has to know of it
+                self.facts = foreseen(self.facts, decision.write, self.now)
             if decision.asks:
                 asked.setdefault(decision.rule, []).append(decision)
         ids = tuple(order.id for order in orders if order)
-        self.state = replace(self.state, focus=ids or self.state.focus, last=replace(wish, orders=ids))
+        self.state = replace(
+            self.state, focus=ids or self.state.focus, last=replace(wish, orders=ids)
+        )
         if asked and wish.intent in ASIDE and self.before.question:
             return  # what was open stays open
         if asked:
@@ -274,7 +332,9 @@ class _Turn:
     def _ask(self, question: Question) -> None:
         before = self.before.question
         same = before is not None and before.kind in (question.kind, "human")
-        self.state = replace(self.state, question=question, misses=self.before.misses if same else 0)
+        self.state = replace(
+            self.state, question=question, misses=self.before.misses if same else 0
+        )
 
     def _close(self) -> None:
         self.state = replace(self.state, question=None, misses=0)
@@ -287,7 +347,10 @@ class _Turn:
         return any(rule.ask for rule in self.handbook.wishes[wish.intent].rules.values())
 
     def _put_again(self, missed: bool = True) -> None:
-        """Put the open question once more; offer a human, and hand over, when it does not get anywhere."""
+        """Put the open question once more.
+
+        Offer a human, and hand over, when it does not get anywhere.
+        """
         self.again = True
         if not self.decisions:
             self._repeat(self.state.question)
@@ -302,7 +365,9 @@ class _Turn:
                 view = self.facts.order(order) if order else None
                 about: dict[str, Fact] = {"order": view.id, "item": view.item} if view else {}
                 facts = dict(question.facts) | about
-                self.decisions.append(Decision(question.wish.intent, order, question.rule, facts, asks=True))
+                self.decisions.append(
+                    Decision(question.wish.intent, order, question.rule, facts, asks=True)
+                )
 
     def _missed(self) -> None:
         """Count a message that did not bring the question further."""
@@ -335,7 +400,11 @@ class _Turn:
     def _candidates(self, intent: str) -> list[OrderView]:
         """The customer's orders that a wish fits; all of them when it fits none."""
         fits = self.handbook.wishes[intent].fits
-        fitting = [o for o in self.facts.orders if all(getattr(o, name) in values for name, values in fits.items())]
+        fitting = [
+            o
+            for o in self.facts.orders
+            if all(getattr(o, name) in values for name, values in fits.items())
+        ]
         return fitting or list(self.facts.orders)
 
     def _action(self, rule: str) -> str:
@@ -347,6 +416,11 @@ KIND_OF_RULE: dict[str, Kind] = {
     "return.expired.quality_route": "detail",
     "question.unknown": "human",
 }
+
+
+def _same(wish: Wish, asked: Wish) -> bool:
+    """Whether a wish is the one that was asked about, or says more of it."""
+    return wish.intent == asked.intent and set(wish.orders) <= set(asked.orders)
 
 
 def _merged(base: Wish, new: Wish) -> Wish:

@@ -1,4 +1,6 @@
-"""What a shop says about its service desk: wishes, rules, wordings, answers and values, read from `data/`.
+"""What a shop says about its service desk.
+
+Wishes, rules, wordings, answers and values, read from `data/`.
 
 Another shop is another folder with the same files. Nothing here depends on a model.
 """
@@ -34,7 +36,8 @@ class Slot(_Part):
 
     choices: one of these words. copied: `text` is any part of the message, `number` a number in it.
     flag: present or not. number: a small number that the model writes itself.
-    answers: a topic of `answers.yaml`. claim: filled by a program of its own, not by the triage.
+    answers: a topic of `answers.yaml`. unasked: no question to the customer names it.
+    claim: filled by a program of its own, not by the triage.
     """
 
     meaning: str
@@ -43,6 +46,7 @@ class Slot(_Part):
     flag: bool = False
     number: bool = False
     answers: bool = False
+    unasked: bool = False
     claim: bool = False
 
 
@@ -61,7 +65,10 @@ class Rule(_Part):
 
 
 class Example(_Part):
-    """A message with the triage that an honest reader would write, for the prompt of a large model."""
+    """A message with the triage that an honest reader would write.
+
+    For the prompt of a large model.
+    """
 
     text: str
     act: str = "ask"
@@ -121,7 +128,10 @@ class Values(_Part):
 
 
 class Handbook:
-    """A shop's files, checked against each other. Raises HandbookError for a file that cannot be used."""
+    """A shop's files, checked against each other.
+
+    Raises HandbookError for a file that cannot be used.
+    """
 
     def __init__(self, folder: Path = DATA) -> None:
         self.folder = folder
@@ -131,10 +141,13 @@ class Handbook:
         self.values = self._read(folder / "shop.yaml", Values)
         self.lexicon = self._read(folder / "lexicon.yaml", Lexicon)
         self.answers = self._table(folder / "answers.yaml", Answer)
-        self.openings: dict[Opening, dict[Language, list[str]]] = self._raw(folder / "openings.yaml")
+        self.openings: dict[Opening, dict[Language, list[str]]] = self._raw(
+            folder / "openings.yaml"
+        )
         dialogue = self._raw(folder / "dialogue.yaml")["rules"]
         self.rules: dict[str, Rule] = {
-            name: self._checked(folder / "dialogue.yaml", Rule, rule) for name, rule in dialogue.items()
+            name: self._checked(folder / "dialogue.yaml", Rule, rule)
+            for name, rule in dialogue.items()
         }
         for wish in wishes:
             self.rules |= wish.rules
@@ -163,7 +176,9 @@ class Handbook:
         try:
             return yaml.safe_load(path.read_text(encoding="utf-8"))
         except (OSError, yaml.YAMLError) as error:
-            raise HandbookError(f"{path} cannot be read: {error}. Compare it with the file in data/.") from error
+            raise HandbookError(
+                f"{path} cannot be read: {error}. Compare it with the file in data/."
+            ) from error
 
     def _checked(self, path: Path, kind: type[T], raw: Mapping[str, Any]) -> T:
         try:
@@ -171,7 +186,9 @@ class Handbook:
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"]))
-            raise HandbookError(f"{path}: {where}: {first['msg']}. Compare it with the file in data/.") from error
+            raise HandbookError(
+                f"{path}: {where}: {first['msg']}. Compare it with the file in data/."
+            ) from error
 
 
 @cache

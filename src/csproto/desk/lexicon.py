@@ -51,5 +51,8 @@ def _ends(text: str, place: int) -> bool:
     if place >= len(text):
         return True
     return not (
-        text[place - 1].isascii() and text[place - 1].isalnum() and text[place].isascii() and text[place].isalnum()
+        text[place - 1].isascii()
+        and text[place - 1].isalnum()
+        and text[place].isascii()
+        and text[place].isalnum()
     )

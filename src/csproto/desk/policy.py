@@ -1,4 +1,6 @@
-"""The rules: one pure function a wish, of order, slots, facts and clock. The model has no part in it.
+"""The rules: one pure function a wish, of order, slots, facts and clock.
+
+The model has no part in it.
 
 A decision that changes something asks first (`agreed` is False); only after the customer's yes does
 it carry a write. What merely calls a human is written at once.
@@ -26,7 +28,10 @@ def wish(function: Decide) -> Decide:
 
 
 def decide(case: Case) -> Decision:
-    """The decision for one order of one wish. Total: raises nothing for any wish of the handbook."""
+    """The decision for one order of one wish.
+
+    Total: raises nothing for any wish of the handbook.
+    """
     return _DECIDE[case.wish.intent](case)
 
 
@@ -82,7 +87,11 @@ def _return_delivered(case: Case) -> Decision:
     if bound:
         kind = Label("category", order.category)
         return case.says("return.not_returnable", {"kind": kind, "window": str(fault)})
-    return case.says("return.expired.quality_route", {"window": str(free), "deadline": Day(until_fault)}, asks=True)
+    return case.says(
+        "return.expired.quality_route",
+        {"window": str(free), "deadline": Day(until_fault)},
+        asks=True,
+    )
 
 
 def _return_asked(case: Case, rule: str, window: int, deadline: date) -> Decision:
@@ -90,10 +99,14 @@ def _return_asked(case: Case, rule: str, window: int, deadline: date) -> Decisio
     slots = case.wish.slots
     remedy = Label("remedy", slots.get("remedy", "refund"))
     if not case.agreed:
-        return case.says(rule, {"window": str(window), "deadline": Day(deadline), "remedy": remedy}, asks=True)
+        return case.says(
+            rule, {"window": str(window), "deadline": Day(deadline), "remedy": remedy}, asks=True
+        )
     detail = "; ".join(filter(None, (slots.get("remedy"), slots.get("cause"), slots.get("reason"))))
     write = case.write("return", detail or "no reason given")
-    return case.says("return.registered", {"deadline": Day(deadline), "remedy": remedy}, write=write)
+    return case.says(
+        "return.registered", {"deadline": Day(deadline), "remedy": remedy}, write=write
+    )
 
 
 def _withdraw(case: Case) -> Decision:
@@ -120,7 +133,11 @@ def refund_status(case: Case) -> Decision:
     if order.refund == "paid":
         return case.says("refund.paid", {"amount": order.amount, "date": Day(since)})
     if case.today > paid_by:
-        write = None if case.open_ticket("refund_overdue") else case.write("refund_overdue", escalated=True)
+        write = (
+            None
+            if case.open_ticket("refund_overdue")
+            else case.write("refund_overdue", escalated=True)
+        )
         return case.says("refund.overdue", {"amount": order.amount}, write=write)
     return case.says("refund.approved", {"amount": order.amount, "deadline": Day(paid_by)})
 
@@ -131,7 +148,11 @@ def refund_status(case: Case) -> Decision:
 @wish
 def order_status(case: Case) -> Decision:
     if case.order is None:
-        return case.says("status.list", {"list": case.facts.orders}) if case.facts.orders else case.says("status.none")
+        return (
+            case.says("status.list", {"list": case.facts.orders})
+            if case.facts.orders
+            else case.says("status.none")
+        )
     order = case.order
     moments = {
         "paid": order.promised_at,
@@ -153,7 +174,9 @@ def tracking_number(case: Case) -> Decision:
         return case.says("tracking.not_shipped", {"state": _state(case)})
     if not (order.carrier and order.tracking_number):
         return case.says("tracking.missing", {"state": _state(case)})
-    return case.says("tracking.known", {"carrier": order.carrier, "tracking": order.tracking_number})
+    return case.says(
+        "tracking.known", {"carrier": order.carrier, "tracking": order.tracking_number}
+    )
 
 
 @wish
@@ -182,7 +205,9 @@ def not_received(case: Case) -> Decision:
         return case.says("trace.not_shipped", {"state": _state(case)})
     if case.open_ticket("trace"):
         return case.says("trace.open_already")
-    late = order.shipped_at and (case.today - case.day(order.shipped_at)).days > case.window("trace_after_days")
+    late = order.shipped_at and (case.today - case.day(order.shipped_at)).days > case.window(
+        "trace_after_days"
+    )
     if order.status == "shipped" and not late:
         return case.says("trace.in_transit", {"carrier": order.carrier} if order.carrier else {})
     return case.says("trace.opened", write=case.write("trace"))
@@ -196,14 +221,20 @@ def change_address(case: Case) -> Decision:
     order = _order(case)
     if order.status not in ("unpaid", "paid"):
         return case.says("address.locked", {"state": _state(case)})
-    given = {name: case.wish.slots[name] for name in ("recipient", "phone", "address") if case.wish.slots.get(name)}
+    given = {
+        name: case.wish.slots[name]
+        for name in ("recipient", "phone", "address")
+        if case.wish.slots.get(name)
+    }
     if not given:
         return case.says("address.ask", asks=True)
     before = {"recipient": order.recipient, "phone": order.phone, "address": order.address}
     details = ", ".join(filter(None, (before | given).values()))  # what is not named is kept
     if not case.agreed:
         return case.says("address.confirm", {"details": details}, asks=True)
-    return case.says("address.changed", {"details": details}, write=Write("address", order.id, changes=given))
+    return case.says(
+        "address.changed", {"details": details}, write=Write("address", order.id, changes=given)
+    )
 
 
 @wish
@@ -220,8 +251,12 @@ def change_order(case: Case) -> Decision:
 def cancel_order(case: Case) -> Decision:
     order = _order(case)
     if case.wish.slots.get("undo"):
-        return case.says("cancel.cannot_undo" if order.status == "cancelled" else "cancel.nothing_to_undo")
-    if order.refund == "requested" and order.status == "delivered":  # the return is what can be cancelled
+        return case.says(
+            "cancel.cannot_undo" if order.status == "cancelled" else "cancel.nothing_to_undo"
+        )
+    if (
+        order.refund == "requested" and order.status == "delivered"
+    ):  # the return is what can be cancelled
         return _withdraw(case)
     if order.status == "cancelled":
         return case.says("cancel.already")
@@ -278,7 +313,9 @@ def payment_issue(case: Case) -> Decision:
     return case.says("payment.block" if blocked else "payment.review", write=write)
 
 
-def risk_score(order: OrderView, facts: CustomerFacts, now: datetime, handbook: Handbook) -> tuple[int, list[str]]:
+def risk_score(
+    order: OrderView, facts: CustomerFacts, now: datetime, handbook: Handbook
+) -> tuple[int, list[str]]:
     """Points for a payment and the signs that gave them (`risk` in shop.yaml).
 
     Only the shop's records count: no text that a customer writes enters it.
@@ -326,7 +363,9 @@ def human_agent(case: Case) -> Decision:
 def shop_question(case: Case) -> Decision:
     topic = case.wish.slots.get("topic")
     if topic in case.handbook.answers:
-        return Decision(case.wish.intent, None, "question.answered", {"answer": Label("answer", str(topic))})
+        return Decision(
+            case.wish.intent, None, "question.answered", {"answer": Label("answer", str(topic))}
+        )
     return Decision(case.wish.intent, None, "question.unknown", asks=True)
 
 

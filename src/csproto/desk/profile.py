@@ -1,6 +1,7 @@
 """What one model needs of the desk: its prompt, when to ask back, how to sample.
 
-It stands beside the model's weights as `csproto.json`; `data/models/default.yaml` serves every other.
+It stands beside the model's weights as `csproto.json`. `data/models/default.yaml` serves every
+other model.
 """
 
 from pathlib import Path
@@ -42,4 +43,6 @@ def profile_of(model: str | Path) -> Profile:
         raw: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML, too
         return Profile.model_validate(raw)
     except (OSError, yaml.YAMLError, ValidationError) as error:
-        raise ProfileError(f"{path} is no profile of a model: {error}. Compare it with {DEFAULT}.") from error
+        raise ProfileError(
+            f"{path} is no profile of a model: {error}. Compare it with {DEFAULT}."
+        ) from error

@@ -1,6 +1,7 @@
 """The model's part of a turn: three SGLang programs, and what is counted about each call.
 
-`triage` reads a message, `payment_claims` reads what it says about a payment, `choose` picks a reply.
+`triage` reads a message, `payment_risk` reads what it claims about a payment, `choose` picks a
+reply.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,14 +29,20 @@ class Call:
 
 @dataclass(frozen=True)
 class Read(Call):
-    """A triage as written. sure: probability of its first wish (or act); runner_up: the next intent."""
+    """A triage as the model wrote it.
+
+    sure: probability of its first wish, or of its act. runner_up: the second likeliest intent.
+    """
 
     sure: float = 1.0
     runner_up: str | None = None
 
 
 class Reader(Protocol):
-    """Whoever reads messages and picks replies: a model behind a server, or an oracle that knows."""
+    """Whoever reads messages and picks replies.
+
+    A model behind a server, or an oracle that knows.
+    """
 
     def triage(self, messages: Sequence[Message], text: str, ebnf: str) -> Read:
         """Read one message."""
@@ -78,7 +85,10 @@ def programs() -> dict[str, Any]:
 
 
 class ModelReader:
-    """A model behind a SGLang server. One for each turn: it carries the turn's stop signal and usage."""
+    """A model behind a SGLang server.
+
+    One for each turn: it carries the turn's stop signal and usage.
+    """
 
     def __init__(
         self,
@@ -110,7 +120,9 @@ class ModelReader:
     def _run(self, program: str, ebnf: str, *arguments: Any, rivals: int = 0) -> Call:
         options = CallOptions(ebnf, stop=self.stop, usage=self.usage, rivals=rivals)
         backend = self.endpoint.with_options(options)
-        state = programs()[program].run(*arguments, **self.sampling, backend=backend, use_thread=False)
+        state = programs()[program].run(
+            *arguments, **self.sampling, backend=backend, use_thread=False
+        )
         return Call(state["answer"], state.get_meta_info("answer"))
 
 

@@ -1,4 +1,7 @@
-"""Which order numbers a message may mean: the customer's own, or a number that the customer typed."""
+"""Which order numbers a message may mean.
+
+The customer's own, or a number that the customer typed.
+"""
 
 import re
 from collections.abc import Sequence
@@ -37,7 +40,9 @@ def foreign_numbers(text: str, own: Sequence[str]) -> list[str]:
             found += [r for r in readings if _digits(r) >= 4 and len(r) <= 32]
         elif len(pieces := re.split("[ -]", typed)) > 1:
             rest = [canonical(p) for p in pieces if not _means(canonical(p), own)]
-            found += [r for r in rest if _digits(r) >= 4] if not _means(canonical(typed), own) else []
+            found += (
+                [r for r in rest if _digits(r) >= 4] if not _means(canonical(typed), own) else []
+            )
     return list(dict.fromkeys(found))[:NUMBERS_KEPT]
 
 

@@ -13,7 +13,9 @@ from csproto.orders import OrderView
 
 STEM_BEYOND = 8  # characters after the place where a wording differs from all others
 MOST_ALTERNATIVES = 24
-MONTHS = "January February March April May June July August September October November December".split()
+MONTHS = (
+    "January February March April May June July August September October November December".split()
+)
 
 # "你好" matches, "hello" does not.
 CHINESE = re.compile(r"[\u3400-\u9fff]")
@@ -32,7 +34,11 @@ def language_of(text: str, before: Language) -> Language:
 
 def shown(facts: Mapping[str, Fact], handbook: Handbook, language: Language) -> dict[str, str]:
     """The facts of a decision as the customer reads them."""
-    return {name: text for name, fact in facts.items() if (text := _shown(name, fact, handbook, language))}
+    return {
+        name: text
+        for name, fact in facts.items()
+        if (text := _shown(name, fact, handbook, language))
+    }
 
 
 def _shown(name: str, fact: Fact, handbook: Handbook, language: Language) -> str:
@@ -40,7 +46,11 @@ def _shown(name: str, fact: Fact, handbook: Handbook, language: Language) -> str
         case Label():
             return _label(fact, handbook, language)
         case Day(day):
-            return f"{day.month}月{day.day}日" if language == "zh" else f"{day.day} {MONTHS[day.month - 1]}"
+            return (
+                f"{day.month}月{day.day}日"
+                if language == "zh"
+                else f"{day.day} {MONTHS[day.month - 1]}"
+            )
         case tuple():
             return _order_list(fact, handbook, language, with_state=name == "list")
         case int():
@@ -56,7 +66,9 @@ def _label(label: Label, handbook: Handbook, language: Language) -> str:
     return handbook.label(label.group, label.value, language)
 
 
-def _order_list(orders: Sequence[OrderView], handbook: Handbook, language: Language, with_state: bool) -> str:
+def _order_list(
+    orders: Sequence[OrderView], handbook: Handbook, language: Language, with_state: bool
+) -> str:
     entries = []
     for order in orders:
         state = handbook.label("status", order.status, language)
@@ -78,18 +90,27 @@ def alternatives(outcome: Outcome, handbook: Handbook, language: Language) -> li
     tail = [_wordings(decision, handbook, language)[0] for decision in rest]
     if question := _question_put(outcome):
         tail.append(ask_text(question, handbook, language))
-    return list(dict.fromkeys(_joined([head, *tail], language) for head in heads))[:MOST_ALTERNATIVES]
+    return list(dict.fromkeys(_joined([head, *tail], language) for head in heads))[
+        :MOST_ALTERNATIVES
+    ]
 
 
 def _heads(decision: Decision, handbook: Handbook, language: Language) -> list[str]:
     rule = handbook.rules[decision.rule]
     wordings = _wordings(decision, handbook, language)
     openings = [text for name in rule.openings for text in handbook.openings[name][language]]
-    return [_joined([opening, wording], language) for opening in openings or [""] for wording in wordings]
+    return [
+        _joined([opening, wording], language)
+        for opening in openings or [""]
+        for wording in wordings
+    ]
 
 
 def _wordings(decision: Decision, handbook: Handbook, language: Language) -> list[str]:
-    """The wordings of a decision's rule whose facts are all known, those with the most facts only."""
+    """The wordings of a decision's rule whose facts are all known.
+
+    Those with the most facts only.
+    """
     rule = handbook.rules[decision.rule]
     texts = rule.say.get(language, [])
     if rule.kinds:
@@ -135,4 +156,7 @@ def stems(texts: Sequence[str]) -> list[str]:
 
 def _shared(one: str, other: str) -> int:
     """How many characters two texts have in common at the beginning."""
-    return next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    return next(
+        (n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b),
+        min(len(one), len(other)),
+    )

@@ -8,7 +8,10 @@ INTENT = '"intent":"'
 
 
 class Token(NamedTuple):
-    """One written token: its text, its log-probability among the allowed tokens, and its rivals with theirs."""
+    """One written token.
+
+    logprob: its log-probability among the allowed tokens. rivals: the likeliest others with theirs.
+    """
 
     text: str
     logprob: float
@@ -16,7 +19,9 @@ class Token(NamedTuple):
 
 
 def sureness(tokens: Sequence[Token], intents: Sequence[str]) -> tuple[float, str | None]:
-    """Probability of the triage up to its first intent (of the whole act without one), and the runner-up.
+    """Probability of the triage up to its first intent, and the runner-up.
+
+    Without an intent it is the probability of the whole act.
 
     The runner-up is the intent that the likeliest other token leads to, anywhere on the way to the
     end of the first intent; None when no other intent is among the rivals.
@@ -26,7 +31,11 @@ def sureness(tokens: Sequence[Token], intents: Sequence[str]) -> tuple[float, st
     chosen = _intent("".join(token.text for token in tokens), intents)
     for token in tokens:
         for rival, rival_logprob in token.rivals:
-            if rival != token.text and (other := _intent(written + rival, intents)) and other != chosen:
+            if (
+                rival != token.text
+                and (other := _intent(written + rival, intents))
+                and other != chosen
+            ):
                 best = max(best or (-math.inf, ""), (logprob + rival_logprob, other))
         written, logprob = written + token.text, logprob + token.logprob
         if chosen and f'{INTENT}{chosen}"' in written:
@@ -35,9 +44,14 @@ def sureness(tokens: Sequence[Token], intents: Sequence[str]) -> tuple[float, st
 
 
 def _intent(text: str, intents: Sequence[str]) -> str | None:
-    """The first intent that a beginning of a triage names, or could still name; None before that."""
+    """The first intent that a beginning of a triage names, or could still name.
+
+    None before that.
+    """
     _, mark, rest = text.partition(INTENT)
     name, end, _ = rest.partition('"')
     if not mark or not name:
         return None
-    return next((intent for intent in intents if (intent == name if end else intent.startswith(name))), None)
+    return next(
+        (intent for intent in intents if (intent == name if end else intent.startswith(name))), None
+    )

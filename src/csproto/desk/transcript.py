@@ -1,10 +1,13 @@
-"""The conversation as a model reads it. Text is only ever appended, so every call reuses the KV cache of the calls before."""
+"""The conversation as a model reads it.
+
+Text is only ever appended, so every call reuses the KV cache of the calls before.
+"""
 
 import json
 import re
 import secrets
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any, Literal, NamedTuple
 from zoneinfo import ZoneInfo
@@ -20,7 +23,10 @@ TEMPLATE_MARK = re.compile(r"<\|[a-z_]+\|>|<(?:start|end)_of_turn>", re.I)
 
 
 class Message(NamedTuple):
-    """One message of the chat template. `system` brings the prompt, the orders and the decisions."""
+    """One message of the chat template.
+
+    `system` brings the prompt, the orders and the decisions.
+    """
 
     role: Role
     content: str
@@ -34,7 +40,9 @@ def clean(text: str) -> str:
     what comes after one is dropped with it, and any other `<|` is broken up.
     """
     text = unicodedata.normalize("NFKC", text)
-    text = "".join(c if unicodedata.category(c)[0] != "C" or c == "\u200d" else _gap(c) for c in text)
+    text = "".join(
+        c if unicodedata.category(c)[0] != "C" or c == "\u200d" else _gap(c) for c in text
+    )
     text = TEMPLATE_MARK.split(text)[0].strip() or text
     return " ".join(re.sub(r"<(?=\|)", "< ", text).split())
 
@@ -43,16 +51,15 @@ def _gap(character: str) -> str:
     return " " if character in "\n\r\t" else ""
 
 
-def opening(prompt: str, orders: Sequence[OrderView], zone: ZoneInfo, nonce: str | None = None) -> list[Message]:
-    """The messages before a customer's first one: the prompt that all share, then their orders.
+def opening(orders: Sequence[OrderView], zone: ZoneInfo, nonce: str | None = None) -> Message:
+    """The message with which a customer's own part begins: their orders, behind a random nonce.
 
-    The second message begins with a random nonce. Whatever follows it can be found in the prefix
-    cache only by who knows the nonce, so no customer can probe for another one's text, and yet the
-    prompt before it is computed once for all.
+    Whatever follows the nonce can be found in the prefix cache only by who knows it, so no customer
+    can probe for another one's text; what stands before it, the prompt, is computed once for all.
     """
     nonce = nonce or f"{secrets.randbelow(10**NONCE_DIGITS):0{NONCE_DIGITS}}"
     listed = [order_line(order, zone) for order in orders[:ORDERS_SHOWN]]
-    return [Message("system", prompt), Message("system", _json({"nonce": nonce, "orders": listed}))]
+    return Message("system", _json({"nonce": nonce, "orders": listed}))
 
 
 def changes(before: Iterable[OrderView], now: Iterable[OrderView], zone: ZoneInfo) -> list[Message]:
@@ -71,26 +78,20 @@ def order_line(order: OrderView, zone: ZoneInfo) -> dict[str, str]:
         "cancelled": order.cancelled_at,
     }
     day = moments.get(order.status) or order.created_at
-    state = order.status if order.refund in ("none", "") else f"{order.status}, refund {order.refund}"
+    state = (
+        order.status if order.refund in ("none", "") else f"{order.status}, refund {order.refund}"
+    )
     item = clean(order.item)
     return {"id": order.id, "item": item, "state": state, "day": f"{day.astimezone(zone):%m-%d}"}
 
 
 def decided(decisions: Iterable[tuple[str, str | None]]) -> Message:
     """The message that tells the model what was decided: action and order of each decision."""
-    lines = [{"action": action} | ({"order": order} if order else {}) for action, order in decisions]
+    lines = [
+        {"action": action} | ({"order": order} if order else {}) for action, order in decisions
+    ]
     return Message("system", _json(lines))
 
 
 def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-
-
-def chatml(messages: Iterable[Message]) -> str:
-    """The messages in ChatML, as the shipped model and Qwen read them."""
-    return "".join(f"<|im_start|>{m.role}\n{m.content}<|im_end|>\n" for m in messages)
-
-
-def as_pairs(messages: Iterable[Message]) -> list[Mapping[str, str]]:
-    """The messages as dictionaries, for a tokenizer's own chat template."""
-    return [{"role": m.role, "content": m.content} for m in messages]

@@ -56,16 +56,22 @@ def _without_defaults(wish: Wish) -> dict[str, Any]:
 
 
 def from_wire(raw: str) -> Triage:
-    """The triage in a model's JSON. Orders named twice count once. Raises ValueError for other text."""
+    """The triage in a model's JSON.
+
+    What it says twice counts once. Raises ValueError for other text.
+    """
     wire = json.loads(raw)
-    wishes = []
+    wishes: list[Wish] = []
     for entry in wire.get("wishes", []):
         intent, orders = entry.pop("intent"), tuple(dict.fromkeys(entry.pop("orders", ())))
-        wishes.append(Wish(intent, orders, entry))
+        if (wish := Wish(intent, orders, entry)) not in wishes:
+            wishes.append(wish)
     return Triage(wire.get("act", "ask"), tuple(wishes))
 
 
-def grammar(handbook: Handbook, text: str, own_orders: Sequence[str], waiting: bool, begun: bool) -> str:
+def grammar(
+    handbook: Handbook, text: str, own_orders: Sequence[str], waiting: bool, begun: bool
+) -> str:
     """The EBNF under which the triage of one message is written.
 
     Orders can only be the customer's own or numbers in the message; copied slots can only hold what
@@ -130,10 +136,15 @@ def _choice(words: Sequence[str]) -> str:
 
 
 def claims_grammar(wish: WishFile, text: str) -> str:
-    """The EBNF of what a message claims: every slot marked `claim`, empty or 0 where nothing is claimed."""
+    """The EBNF of what a message claims.
+
+    Every slot marked `claim`, empty or 0 where nothing is claimed.
+    """
     numbers = ["", *(n for n in numbers_in(text) if SAFE_TEXT.fullmatch(n))]
     claims = {name: slot for name, slot in wish.slots.items() if slot.claim}
-    values = {name: f"({_choice(numbers)})" if slot.copied else "[0-9]" for name, slot in claims.items()}
+    values = {
+        name: f"({_choice(numbers)})" if slot.copied else "[0-9]" for name, slot in claims.items()
+    }
     pairs = [f"{terminal(_key(name)[1:])} {value}" for name, value in values.items()]
     return "root ::= " + " ".join([terminal("{"), ' "," '.join(pairs), terminal("}")]) + "\n"
 

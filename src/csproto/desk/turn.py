@@ -1,4 +1,7 @@
-"""What becomes of one message: the turn with its decisions and figures, and the events that tell of it."""
+"""What becomes of one message.
+
+The turn with its decisions and figures, and the events that tell of it.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -39,7 +42,11 @@ class Turn:
         waiting = None
         if self.question:
             wish = self.question.wish
-            waiting = {"action": self.question.action, "intent": wish.intent, "orders": list(wish.orders)}
+            waiting = {
+                "action": self.question.action,
+                "intent": wish.intent,
+                "orders": list(wish.orders),
+            }
         return {
             "triage": self.triage.as_dict() if self.triage else None,
             "sure": self.sure,

@@ -81,7 +81,9 @@ def load_cases(path: Path, handbook: Handbook | None = None) -> list[Case]:
             continue
         case = _case(path, number, line)
         if case.id in seen:
-            raise BadCases(f"{path}, line {number}: the id {case.id} stands in line {seen[case.id]} already.")
+            raise BadCases(
+                f"{path}, line {number}: the id {case.id} stands in line {seen[case.id]} already."
+            )
         seen[case.id] = number
         _check_names(path, number, case, handbook)
         cases.append(case)
@@ -90,7 +92,10 @@ def load_cases(path: Path, handbook: Handbook | None = None) -> list[Case]:
     return cases
 
 
-EXAMPLE = '{"id": "1", "lang": "en", "turns": [{"text": "where is my order", "expect": {"intent": "order_status"}}]}'
+EXAMPLE = (
+    '{"id": "1", "lang": "en", "turns": '
+    '[{"text": "where is my order", "expect": {"intent": "order_status"}}]}'
+)
 
 
 def _case(path: Path, number: int, line: str) -> Case:
@@ -104,13 +109,24 @@ def _case(path: Path, number: int, line: str) -> Case:
 
 def _check_names(path: Path, number: int, case: Case, handbook: Handbook) -> None:
     """Find names that nothing can ever match: they would only ever count as wrong."""
-    known = {"intent": set(handbook.intents), "action": set(handbook.actions), "write": set(WRITE_KINDS)}
+    known = {
+        "intent": set(handbook.intents),
+        "action": set(handbook.actions),
+        "write": set(WRITE_KINDS),
+    }
     for turn in case.turns:
         expect = turn.expect
         writes = [kind for kinds in expect.write_sets for kind in kinds]
-        for kind, names in (("intent", expect.intents), ("action", expect.actions), ("write", writes)):
+        for kind, names in (
+            ("intent", expect.intents),
+            ("action", expect.actions),
+            ("write", writes),
+        ):
             if unknown := [name for name in names if name not in known[kind]]:
-                raise BadCases(f"{path}, line {number}: {unknown[0]!r} is no {kind}; there are {_listed(known[kind])}.")
+                raise BadCases(
+                    f"{path}, line {number}: {unknown[0]!r} is no {kind}; "
+                    f"there are {_listed(known[kind])}."
+                )
 
 
 def _listed(names: set[str]) -> str:

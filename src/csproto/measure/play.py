@@ -23,6 +23,7 @@ from csproto.store import Audit, Order, open_engine
 
 MakeDesk = Callable[[Engine, datetime], Assistant]
 Progress = Callable[[int, int], None]
+ORDER_FIELDS = ("status", "refund", "invoice", "recipient", "phone", "address")
 
 
 def play_all(
@@ -33,13 +34,15 @@ def play_all(
     workers: int = 4,
     progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
-    """Play every case `repeat` times, `workers` at once. A turn that fails is a row with its error, and ends its case.
+    """Play every case `repeat` times, `workers` at once.
+
+    A turn that fails is a row with its error, and ends its case.
 
     make_desk: the desk for a database and a moment that is "now" in it.
     """
     with tempfile.TemporaryDirectory() as folder:
         now, fresh = datetime.now(UTC), Path(folder) / "fresh.db"
-        _fill(fresh, now)
+        fill_shop(fresh, now)
 
         def play(job: tuple[int, Case]) -> list[dict[str, Any]]:
             place, case = job
@@ -62,7 +65,8 @@ def play_all(
     return rows
 
 
-def _fill(path: Path, now: datetime) -> None:
+def fill_shop(path: Path, now: datetime) -> None:
+    """Fill a database file with the demo shop as of a moment; the file can then be copied."""
     engine = open_engine(f"sqlite:///{path}")
     demo.fill(engine, now)
     with engine.connect() as connection:
@@ -76,12 +80,12 @@ def play_case(case: Case, desk: Assistant, engine: Engine) -> list[dict[str, Any
     conversation = desk.open(case.customer)
     for number, turn in enumerate(case.turns, 1):
         row = {"id": case.id, "lang": case.lang, "turn": number, "text": turn.text, "error": None}
-        before = _writes(engine)
+        before = writes(engine)
         try:
             row |= _outcome(desk, conversation, turn)
         except CsprotoError as error:
             row["error"] = f"{type(error).__name__}: {error}"
-        row["writes"] = [dict(write) for write in (_writes(engine) - before).elements()]
+        row["writes"] = [dict(write) for write in (writes(engine) - before).elements()]
         row["orders_after"] = orders_after(engine, case.customer)
         row["right"] = judged(turn.expect, row)
         rows.append(row | {"expect": turn.expect.model_dump(exclude_none=True)})
@@ -95,18 +99,24 @@ def _outcome(desk: Assistant, conversation: Conversation, turn: CaseTurn) -> dic
     return answered.as_dict(desk.handbook)
 
 
-def _writes(engine: Engine) -> Counter[tuple[tuple[str, str], ...]]:
-    """Every write in the audit table that changed something or opened a ticket, as kind and order."""
+def writes(engine: Engine) -> Counter[tuple[tuple[str, str], ...]]:
+    """Every write in the audit table that changed something or opened a ticket.
+
+    As kind and order.
+    """
     with Session(engine) as session:
-        rows = session.execute(select(Audit.action, Audit.order_id).where(Audit.action != "unavailable"))
+        rows = session.execute(
+            select(Audit.action, Audit.order_id).where(Audit.action != "unavailable")
+        )
         return Counter((("kind", kind), ("order", order)) for kind, order in rows)
 
 
-def orders_after(engine: Engine, customer: str) -> dict[str, dict[str, str]]:
+def orders_after(
+    engine: Engine, customer: str, names: Sequence[str] = ORDER_FIELDS
+) -> dict[str, dict[str, str]]:
     """The customer's orders as they stand now."""
     with Session(engine) as session:
         orders = session.scalars(select(Order).where(Order.customer_id == customer))
-        names = ("status", "refund", "invoice", "recipient", "phone", "address")
         return {order.id: {name: getattr(order, name) for name in names} for order in orders}
 
 

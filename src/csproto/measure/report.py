@@ -12,13 +12,18 @@ from csproto.measure.statistics import wilson
 
 KINDS = ("intent", "orders", "action", "writes")
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
-PREDICTED = ("id turn text triage sure runner_up decisions writes reply orders_after usage error").split()
+PREDICTED = (
+    "id turn text triage sure runner_up decisions writes reply orders_after usage error"
+).split()
 CLARIFYING = ("clarify", "offer_human")
 
 
 @dataclass
 class Report:
-    """The turns of an evaluation, one row each, and what they say. repeat: how often each case was played."""
+    """The turns of an evaluation, one row each, and what they say.
+
+    repeat: how often each case was played.
+    """
 
     rows: Sequence[dict[str, Any]]
     repeat: int = 1
@@ -27,14 +32,20 @@ class Report:
         self.frame = pd.DataFrame([_flat(row) for row in self.rows])
 
     def share(self, kind: str, frame: pd.DataFrame | None = None) -> dict[str, Any] | None:
-        """The share of turns that state `kind` and have it right, with n and interval; None if none states it."""
+        """The share of turns that state `kind` and have it right, with n and interval.
+
+        None if none states it.
+        """
         return _share((self.frame if frame is None else frame)[f"{kind}_right"].dropna())
 
     def shares(self, frame: pd.DataFrame | None = None) -> dict[str, Any]:
         return {kind: self.share(kind, frame) for kind in KINDS}
 
     def unwanted_writes(self) -> list[dict[str, Any]]:
-        """Turns in which something was written that was not expected; a hand-off after misses is never one."""
+        """Turns in which something was written that was not expected.
+
+        A hand-off after misses is never one.
+        """
         found = []
         for row in self.rows:
             stated = (row.get("expect") or {}).get("writes")
@@ -47,7 +58,10 @@ class Report:
         return found
 
     def by_threshold(self) -> list[dict[str, Any]]:
-        """What a threshold of sureness would give: share of turns answered, and of these the share right."""
+        """What a threshold of sureness would give.
+
+        Share of turns answered, and of these the share right.
+        """
         stated = self.frame[self.frame.intent_right.notna() & self.frame.sure.notna()]
         found = []
         for threshold in THRESHOLDS:
@@ -55,7 +69,13 @@ class Report:
             if len(stated) and len(answered):
                 right = float(answered.intent_right.astype(bool).mean())
                 coverage = len(answered) / len(stated)
-                found.append({"threshold": threshold, "coverage": round(coverage, 4), "accuracy": round(right, 4)})
+                found.append(
+                    {
+                        "threshold": threshold,
+                        "coverage": round(coverage, 4),
+                        "accuracy": round(right, 4),
+                    }
+                )
         return found
 
     def by_intent(self) -> pd.DataFrame:
@@ -65,7 +85,15 @@ class Report:
         for intent, group in stated.groupby("want_intent"):
             right = int(group.intent_right.astype(bool).sum())
             low, high = wilson(right, len(group))
-            rows.append({"intent": intent, "n": len(group), "accuracy": right / len(group), "low": low, "high": high})
+            rows.append(
+                {
+                    "intent": intent,
+                    "n": len(group),
+                    "accuracy": right / len(group),
+                    "low": low,
+                    "high": high,
+                }
+            )
         columns = ["intent", "n", "accuracy", "low", "high"]
         return pd.DataFrame(rows, columns=columns).set_index("intent")
 
@@ -96,7 +124,9 @@ class Report:
             "by_threshold": self.by_threshold(),
             "by_lang": {str(lang): self.shares(group) for lang, group in frame.groupby("lang")},
             "by_intent": {str(n): round(row.accuracy, 4) for n, row in self.by_intent().iterrows()},
-            "json_valid": _share(~frame.error.fillna("").str.startswith(("GenerationTruncated", "ValueError"))),
+            "json_valid": _share(
+                ~frame.error.fillna("").str.startswith(("GenerationTruncated", "ValueError"))
+            ),
             "reused": self._reused(),
             "latency_ms": self._quantiles("total_ms"),
             "ttft_ms": self._quantiles("ttft_ms"),
@@ -111,11 +141,17 @@ class Report:
 
     def _quantiles(self, name: str) -> dict[str, float] | None:
         values = self.frame[name].dropna()
-        return {f"p{q}": round(float(values.quantile(q / 100)), 1) for q in (50, 95)} if len(values) else None
+        return (
+            {f"p{q}": round(float(values.quantile(q / 100)), 1) for q in (50, 95)}
+            if len(values)
+            else None
+        )
 
     def write_predictions(self, path: Path) -> None:
         """One JSON object a turn, with or without expectations."""
-        lines = (json.dumps({n: row.get(n) for n in PREDICTED}, ensure_ascii=False) for row in self.rows)
+        lines = (
+            json.dumps({n: row.get(n) for n in PREDICTED}, ensure_ascii=False) for row in self.rows
+        )
         path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
 
 
@@ -124,11 +160,16 @@ def _flat(row: dict[str, Any]) -> dict[str, Any]:
     wishes = (row.get("triage") or {}).get("wishes", [])
     expect, right, usage = row.get("expect") or {}, row.get("right") or {}, row.get("usage") or {}
     wanted = expect.get("intent")
-    flat = {name: row.get(name) for name in ("id", "lang", "turn", "text", "sure", "runner_up", "error")}
+    flat = {
+        name: row.get(name) for name in ("id", "lang", "turn", "text", "sure", "runner_up", "error")
+    }
     flat |= {f"{kind}_right": right.get(kind) for kind in KINDS}
     flat |= {"intent": wishes[0]["intent"] if wishes else None}
     flat |= {"want_intent": wanted[0] if isinstance(wanted, list) else wanted}
-    flat |= {"all_right": all(right.values()) and not row.get("error"), "states_something": bool(right)}
+    flat |= {
+        "all_right": all(right.values()) and not row.get("error"),
+        "states_something": bool(right),
+    }
     flat |= {"clarifies": any(d["action"] in CLARIFYING for d in row.get("decisions") or [])}
     names = ("total_ms", "ttft_ms", "reusable_tokens", "reused_tokens", "completion_tokens")
     return flat | {name: usage.get(name, None if name.endswith("ms") else 0) for name in names}

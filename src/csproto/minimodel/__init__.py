@@ -1,1 +1,4 @@
-"""The mini model that ships with the project: its corpus, its tokenizer, its training. Needed only to rebuild it."""
+"""The mini model that ships with the project: its corpus, its tokenizer, its training.
+
+Needed only to rebuild it.
+"""

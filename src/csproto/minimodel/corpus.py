@@ -25,13 +25,25 @@ DRILLS = 0.12  # only repeat what was said
 OPENING_ONLY = 0.85  # end after the first triage
 # Other messages at the same place of a longer transcript, each with its triage: most of what a later triage costs is what stands before it, and that they share.
 ALTERNATIVES = 5
-CATEGORIES = ("clothing", "home", "electronics", "clothing", "home", "electronics", "fresh", "custom", "digital")
+CATEGORIES = (
+    "clothing",
+    "home",
+    "electronics",
+    "clothing",
+    "home",
+    "electronics",
+    "fresh",
+    "custom",
+    "digital",
+)
 GREETING = re.compile(
     r"^(?:你好|您好|在吗|在么|在不|亲|hi|hello|hey|good (?:morning|evening|afternoon)|哈喽|早上好|下午好|晚上好|有人)",
     re.I,
 )
 THANKS = re.compile(r"谢|多谢|感谢|辛苦|thank|thx|cheers|appreciate", re.I)
-DEED = re.compile(r"[{取撤退换改寄]|cancel|return|refund|change|switch|send|ship|drop|scrap|bin it|kill", re.I)
+DEED = re.compile(
+    r"[{取撤退换改寄]|cancel|return|refund|change|switch|send|ship|drop|scrap|bin it|kill", re.I
+)
 GOODBYE = re.compile(r"再见|拜拜|bye|see you|good night|晚安|先这样", re.I)
 
 
@@ -42,7 +54,9 @@ class Piece(NamedTuple):
     content: str
     learn: bool = False
     more: str = ""  # text of ours after what the model wrote, in the same message
-    instead: tuple[tuple[str, str], ...] = ()  # other messages that could stand here, each with the JSON to write
+    instead: tuple[
+        tuple[str, str], ...
+    ] = ()  # other messages that could stand here, each with the JSON to write
 
 
 def conversations(seed: int, count: int) -> Iterator[list[Piece]]:
@@ -55,7 +69,15 @@ def conversations(seed: int, count: int) -> Iterator[list[Piece]]:
 def drill(pick: random.Random) -> list[Piece]:
     """A message to repeat word for word, under a prompt of its own."""
     lists = seeds(pick.choice(("zh", "en")))
-    sources = ("addresses", "reasons_return", "reasons_payment", "items", "names", "greetings", "dates")
+    sources = (
+        "addresses",
+        "reasons_return",
+        "reasons_payment",
+        "items",
+        "names",
+        "greetings",
+        "dates",
+    )
     parts = [
         order_number(pick) if pick.random() < 0.6 else pick.choice(lists[pick.choice(sources)])
         for _ in range(pick.randrange(1, 7))
@@ -85,7 +107,9 @@ class _Dialogue:
     def __init__(self, pick: random.Random) -> None:
         self.pick = pick
         self.language = "zh" if pick.random() < 0.48 else "en"
-        self.now = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(days=pick.randrange(730), minutes=pick.randrange(1440))
+        self.now = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(
+            days=pick.randrange(730), minutes=pick.randrange(1440)
+        )
         self.facts = self._customer()
         self.state = DialogueState()
         self.queue: list[Triage] = []
@@ -107,7 +131,9 @@ class _Dialogue:
         """The next message and its triage, added to the transcript."""
         said, *others = (self._message() for _ in range(1 + alternatives))
         self.pieces += [
-            Piece("user", said.text, instead=tuple((other.text, other.to_wire()) for other in others)),
+            Piece(
+                "user", said.text, instead=tuple((other.text, other.to_wire()) for other in others)
+            ),
             Piece("assistant", said.to_wire(), learn=True),
         ]
         return said
@@ -178,13 +204,17 @@ class _Dialogue:
             case "another":
                 assert last is not None
                 explained = last.intent in REASONS and pick.random() < 0.4
-                return speaker.listed("another_reason" if explained else "another_order", last.intent)
+                return speaker.listed(
+                    "another_reason" if explained else "another_order", last.intent
+                )
             case "follow":
                 return speaker.wish(self._intent(), with_order=False)
             case "correct":
                 assert last is not None
                 return speaker.listed(
-                    pick.choice(("correct_order", "correct_order", "correct_other")), last.intent, Act.CORRECT
+                    pick.choice(("correct_order", "correct_order", "correct_other")),
+                    last.intent,
+                    Act.CORRECT,
                 )
         return speaker.wish(self._intent(), with_order=True if pick.random() < 0.25 else None)
 
@@ -194,7 +224,9 @@ class _Dialogue:
         chance = pick.random()
         if chance < 0.55:
             if waiting == "order":
-                return speaker.listed("order_card" if pick.random() < 0.08 else "give_order", intent)
+                return speaker.listed(
+                    "order_card" if pick.random() < 0.08 else "give_order", intent
+                )
             if waiting == "address":
                 return speaker.listed("give_address", Intent.CHANGE_ADDRESS)
             return speaker.listed("confirm", intent, Act.CONFIRM)
@@ -203,7 +235,11 @@ class _Dialogue:
         if chance < 0.80:
             if intent is Intent.CHANGE_ADDRESS and waiting == "yes" and pick.random() < 0.6:
                 return speaker.listed("correct_address", intent, Act.CORRECT)
-            return speaker.listed(pick.choice(("correct_order", "correct_order", "correct_other")), intent, Act.CORRECT)
+            return speaker.listed(
+                pick.choice(("correct_order", "correct_order", "correct_other")),
+                intent,
+                Act.CORRECT,
+            )
         if chance < 0.84:
             return speaker.listed("aside", Intent.OTHER)
         if chance < 0.88:
@@ -235,25 +271,41 @@ class _Dialogue:
         if decision.write:
             self._apply(decision.write)
             if decision.write.kind not in ("cancel", "address", "invoice"):
-                decision = replace(decision, say={**decision.say, "ticket": f"T{self.pick.randrange(1, 99999):05d}"})
+                decision = replace(
+                    decision,
+                    say={**decision.say, "ticket": f"T{self.pick.randrange(1, 99999):05d}"},
+                )
         return decision
 
     def _reply(self, decision: Decision, language: str, text: str) -> str:
         facts = wording.facts_shown(decision.say, language)
         self.pieces.append(Piece("system", brief(decision.action, decision.rule, language, facts)))
-        return self.pick.choice(wording.fitting(decision.rule, language, facts, small_talk_kind(text)))
+        return self.pick.choice(
+            wording.fitting(decision.rule, language, facts, small_talk_kind(text))
+        )
 
     def _note(self, had_question: str, decision: Decision, language: str) -> str:
         return wording.note(had_question, self.state, self.queue, decision, language)
 
     def _apply(self, write: Write) -> None:
         changes = {
-            "cancel": {"status": "cancelled", "cancelled_at": self.now, "refund": "approved", "refund_at": self.now},
+            "cancel": {
+                "status": "cancelled",
+                "cancelled_at": self.now,
+                "refund": "approved",
+                "refund_at": self.now,
+            },
             "return": {"refund": "requested", "refund_at": self.now},
             "invoice": {"invoice": "issued"},
         }.get(write.kind, {})
-        orders = tuple(replace(o, **changes) if o.id == write.order_id else o for o in self.facts.orders)  # type: ignore[arg-type]
-        urged = {**self.facts.urged_at, write.order_id: self.now} if write.kind == "urge" else self.facts.urged_at
+        orders = tuple(
+            replace(o, **changes) if o.id == write.order_id else o for o in self.facts.orders
+        )  # type: ignore[arg-type]
+        urged = (
+            {**self.facts.urged_at, write.order_id: self.now}
+            if write.kind == "urge"
+            else self.facts.urged_at
+        )
         self.facts = replace(self.facts, orders=orders, urged_at=urged)
 
     # -- a customer and their orders
@@ -263,13 +315,28 @@ class _Dialogue:
         count = pick.choices((0, 1, 2, 3, 4), (4, 36, 30, 20, 10))[0]
         joined = self.now - timedelta(days=pick.choice((2, 15, 90, 400, 1500)))
         return CustomerFacts(
-            "C", tuple(self._order() for _ in range(count)), joined, pick.choice((0, 0, 0, 2, 5)), pick.random() < 0.85
+            "C",
+            tuple(self._order() for _ in range(count)),
+            joined,
+            pick.choice((0, 0, 0, 2, 5)),
+            pick.random() < 0.85,
         )
 
     def _order(self) -> OrderView:
         pick, now = self.pick, self.now
         status = pick.choice(
-            ("unpaid", "paid", "paid", "paid", "shipped", "shipped", "delivered", "delivered", "delivered", "cancelled")
+            (
+                "unpaid",
+                "paid",
+                "paid",
+                "paid",
+                "shipped",
+                "shipped",
+                "delivered",
+                "delivered",
+                "delivered",
+                "cancelled",
+            )
         )
         age = pick.choice((0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 14, 15, 16, 20, 30))
 
@@ -292,11 +359,15 @@ class _Dialogue:
             amount=pick.choice((pick.randrange(5, 500) * 100, pick.randrange(500, 900000))),
             created_at=ago(age + 4),
             opened=pick.random() < 0.5,
-            promised_at=ago(pick.choice((-3, -2, -1, 0, 1, 3))) if status == "paid" and pick.random() < 0.9 else None,
+            promised_at=ago(pick.choice((-3, -2, -1, 0, 1, 3)))
+            if status == "paid" and pick.random() < 0.9
+            else None,
             shipped_at=ago(age + 2) if shipped else None,
             delivered_at=ago(age) if status == "delivered" else None,
             cancelled_at=ago(age) if status == "cancelled" else None,
-            carrier=pick.choice((*CARRIERS[self.language], *seeds(self.language)["carriers"])) if shipped else "",
+            carrier=pick.choice((*CARRIERS[self.language], *seeds(self.language)["carriers"]))
+            if shipped
+            else "",
             tracking_number=f"{pick.choice(('SF', 'YT', 'JD', 'ZT', 'JT', 'EMS'))}{pick.randrange(10**10, 10**13)}"
             if shipped
             else "",

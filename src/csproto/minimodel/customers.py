@@ -1,16 +1,30 @@
-"""Simulated customers with orders, and the order system that the corpus's own desk asks: all in memory."""
+"""Simulated customers with orders, and the order system that the corpus's own desk asks.
+
+All in memory.
+"""
 
 import random
 import string
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from csproto.demo import CARRIERS
 from csproto.minimodel.lists import Article, articles, phrases
-from csproto.orders import CustomerFacts, OrderMoved, OrderView, Write
+from csproto.orders import CustomerFacts, OrderMoved, OrderView, Write, foreseen
 
-STATES = ("unpaid", "paid", "paid", "paid", "shipped", "shipped", "delivered", "delivered", "delivered", "cancelled")
+STATES = (
+    "unpaid",
+    "paid",
+    "paid",
+    "paid",
+    "shipped",
+    "shipped",
+    "delivered",
+    "delivered",
+    "delivered",
+    "cancelled",
+)
 AGES = (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 14, 15, 16, 20, 30)
 POLICY_CATEGORIES = {"fresh": "fresh", "custom": "custom", "digital": "digital"}
 OWN_PREFIXES = ("JD", "SN", "DD", "TB", "PO", "CN", "OR", "XS", "A", "B", "K", "W")
@@ -45,33 +59,11 @@ class MemoryShop:
 
     def write(self, key: str, customer_id: str, write: Write, now: datetime, why: str) -> int:
         """Make a change, as the real order system would."""
-        changes = self._changes(write, now)
-        orders = tuple(replace(o, **changes) if o.id == write.order_id else o for o in self.customer.orders)  # type: ignore[arg-type]
-        opened, urged = self.customer.open_tickets, dict(self.customer.urged_at)
-        if write.kind not in ("cancel", "address", "invoice", "withdraw"):
-            opened |= {(write.kind, write.order_id)}
-        if write.kind == "urge":
-            urged[write.order_id] = now
-        self.customer = replace(self.customer, orders=orders, open_tickets=opened, urged_at=urged)
+        order = self.customer.order(write.order_id)
+        if write.kind == "cancel" and order and order.status == "cancelled":
+            raise OrderMoved("cancelled already")
+        self.customer = foreseen(self.customer, write, now)
         return self.leave_ticket(key, customer_id, write.detail, now)
-
-    def _changes(self, write: Write, now: datetime) -> dict[str, object]:
-        order = self.customer.order(write.order_id) if write.order_id else None
-        match write.kind:
-            case "cancel":
-                if order and order.status == "cancelled":
-                    raise OrderMoved("cancelled already")
-                refund = {"refund": "approved", "refund_at": now} if order and order.status == "paid" else {}
-                return {"status": "cancelled", "cancelled_at": now} | refund
-            case "return":
-                return {"refund": "requested", "refund_at": now}
-            case "withdraw":
-                return {"refund": "none", "refund_at": None}
-            case "invoice":
-                return {"invoice": "issued"}
-            case "address":
-                return dict(write.changes)
-        return {}
 
 
 def shop(pick: random.Random, language: str, now: datetime, held_out: bool = False) -> MemoryShop:
@@ -106,7 +98,9 @@ def _order(pick: random.Random, article: Article, language: str, now: datetime) 
         amount=pick.choice((pick.randrange(5, 500) * 100, pick.randrange(500, 900_000))),
         created_at=ago(age + 4),
         opened=pick.random() < 0.5,
-        promised_at=ago(pick.choice((-3, -2, -1, 0, 1, 3))) if status == "paid" and pick.random() < 0.9 else None,
+        promised_at=ago(pick.choice((-3, -2, -1, 0, 1, 3)))
+        if status == "paid" and pick.random() < 0.9
+        else None,
         shipped_at=ago(age + 2) if shipped else None,
         delivered_at=ago(age) if status == "delivered" else None,
         cancelled_at=ago(age) if status == "cancelled" else None,

@@ -1,4 +1,7 @@
-"""Conversations to learn from: simulated customers talk to the desk itself, whose reader is an oracle that knows what they mean.
+"""Conversations to learn from.
+
+Simulated customers talk to the desk itself, whose reader is an oracle that knows what
+they mean.
 
 The transcripts are therefore exactly what the desk writes, rules and wordings included.
 """
@@ -21,7 +24,7 @@ from csproto.minimodel.lists import articles, phrases
 from csproto.minimodel.speaker import Said, Speaker
 from csproto.orders import OrderSystemDown
 
-PROMPT = "csproto"  # the shipped model knows its work: one word will do
+PROMPT = (Message("system", "csproto"),)  # the shipped model knows its work: one word will do
 DRILLS = 0.06  # share of samples in which something only has to be repeated
 OPENINGS = 0.72  # share of samples without any dialogue before the message
 OPENING_MESSAGES = 10  # messages behind one list of orders, each with its triage
@@ -56,12 +59,18 @@ class Oracle:
 
     def claims(self, messages: Sequence[Message], ebnf: str) -> Call:
         claims = self.handbook.wishes["payment_issue"].slots
-        empty: dict[str, Any] = {n: "" if slot.copied else 0 for n, slot in claims.items() if slot.claim}
+        empty: dict[str, Any] = {
+            n: "" if slot.copied else 0 for n, slot in claims.items() if slot.claim
+        }
         return Call(_wire(empty | {n: v for n, v in self.said.claims.items() if n in empty}), {})
 
     def choose(self, messages: Sequence[Message], stems: Sequence[str]) -> tuple[int, Call]:
         kinds = self.handbook.rules["other.small_talk"].kinds[self.said.kind]
-        fitting = [n for n, stem in enumerate(stems) if any(w.startswith(stem) for w in (*kinds["zh"], *kinds["en"]))]
+        fitting = [
+            n
+            for n, stem in enumerate(stems)
+            if any(w.startswith(stem) for w in (*kinds["zh"], *kinds["en"]))
+        ]
         place = self.pick.choice(fitting or range(len(stems)))
         self.stem = stems[place]
         return place, Call(stems[place], {})
@@ -80,7 +89,9 @@ def drill(pick: random.Random) -> list[Piece]:
     language = pick.choice(("zh", "en"))
     parts = []
     for _ in range(pick.randrange(1, 7)):
-        source = pick.choice(("number", "number", "article", "addresses", "names", "reasons_quality", "companies"))
+        source = pick.choice(
+            ("number", "number", "article", "addresses", "names", "reasons_quality", "companies")
+        )
         if source == "number":
             parts.append(order_number(pick))
         elif source == "article":
@@ -97,7 +108,9 @@ class Talk:
     def __init__(self, pick: random.Random, handbook: Handbook, held_out: bool = False) -> None:
         self.pick, self.handbook = pick, handbook
         self.language = "zh" if pick.random() < 0.5 else "en"
-        self.now = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(days=pick.randrange(730), minutes=pick.randrange(1440))
+        self.now = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(
+            days=pick.randrange(730), minutes=pick.randrange(1440)
+        )
         self.shop = shop(pick, self.language, self.now, held_out)
         self.speaker = Speaker(self.language, pick, self.shop, handbook)
         self.oracle = Oracle(pick, handbook)
@@ -114,8 +127,10 @@ class Talk:
             clock=lambda: self.now,
             messages_per_minute=None,
         )
-        conversation = desk.open("C", nonce=f"{self.pick.randrange(10**NONCE_DIGITS):0{NONCE_DIGITS}}")
-        pieces = [Piece(*message) for message in conversation.transcript]
+        conversation = desk.open(
+            "C", nonce=f"{self.pick.randrange(10**NONCE_DIGITS):0{NONCE_DIGITS}}"
+        )
+        pieces = [Piece(*message) for message in (*PROMPT, *conversation.transcript)]
         if self.pick.random() < OPENINGS:
             return pieces + self._said(conversation, OPENING_MESSAGES - 1)[1]
         for _ in range(self.pick.choice(TURNS)):
@@ -184,15 +199,25 @@ class Talk:
         if question.kind == "order":
             if chance < 0.80:
                 return speaker.answer("give_order", question.wish.intent)
-            return speaker.bare("deny", "deny") if chance < 0.92 else speaker.chat("hesitate", "fragment")
+            return (
+                speaker.bare("deny", "deny")
+                if chance < 0.92
+                else speaker.chat("hesitate", "fragment")
+            )
         if question.kind == "reading":
             if chance < 0.65:
                 return speaker.wish(self.pick.choice(question.readings))
-            return speaker.bare("deny", "deny") if chance < 0.8 else speaker.chat("hesitate", "fragment")
+            return (
+                speaker.bare("deny", "deny")
+                if chance < 0.8
+                else speaker.chat("hesitate", "fragment")
+            )
         if chance < 0.75:
             name = "give_address" if question.wish.intent == "change_address" else "give_reason"
             return speaker.answer(name, question.wish.intent)
-        return speaker.bare("deny", "deny") if chance < 0.90 else speaker.chat("hesitate", "fragment")
+        return (
+            speaker.bare("deny", "deny") if chance < 0.90 else speaker.chat("hesitate", "fragment")
+        )
 
     def _yes_or_no(self, question: Question, chance: float) -> Said:
         speaker, intent = self.speaker, question.wish.intent
@@ -219,7 +244,16 @@ class Talk:
 
     def _unprompted(self, conversation: Conversation) -> Said:
         pick, speaker, last = self.pick, self.speaker, conversation.state.last
-        options = {"wish": 55, "other": 16, "shop": 18, "several": 7, "hostile": 4, "card": 2, "number": 2, "loose": 4}
+        options = {
+            "wish": 55,
+            "other": 16,
+            "shop": 18,
+            "several": 7,
+            "hostile": 4,
+            "card": 2,
+            "number": 2,
+            "loose": 4,
+        }
         if last and last.intent != "other":
             options |= {"follow": 14, "aside": 8, "again": 6}
             if last.intent == "return_exchange":

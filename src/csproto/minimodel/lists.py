@@ -1,4 +1,6 @@
-"""The hand-written sentences the corpus grows from: `data/corpus/<language>/<list>.txt`, one entry a line.
+"""The hand-written sentences the corpus grows from.
+
+`data/corpus/<language>/<list>.txt`, one entry a line.
 
 An entry is a sentence with blanks, or several segments of one message; each may have labels.
 """
@@ -37,7 +39,10 @@ class Article(NamedTuple):
 @cache
 def lists(language: str) -> dict[str, list[Line]]:
     """The entries by list name."""
-    return {path.stem: _lines(path.read_text("utf-8")) for path in sorted((FOLDER / language).glob("*.txt"))}
+    return {
+        path.stem: _lines(path.read_text("utf-8"))
+        for path in sorted((FOLDER / language).glob("*.txt"))
+    }
 
 
 @cache

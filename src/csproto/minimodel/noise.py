@@ -1,4 +1,8 @@
-"""What real customers do to a sentence: typing slips, homophones, dropped punctuation, greetings, repetition. It never changes the label."""
+"""What real customers do to a sentence.
+
+Typing slips, homophones, dropped punctuation, greetings, repetition. It never changes
+the label.
+"""
 
 import random
 import re
@@ -33,7 +37,9 @@ def homophones() -> dict[str, list[str]]:
     by_reading: dict[str, set[str]] = defaultdict(set)
     for character in {c for line in all_texts() for c in line if CHINESE.match(c)}:
         by_reading[lazy_pinyin(character)[0]].add(character)
-    return {c: sorted(group - {c}) for group in by_reading.values() if len(group) > 1 for c in group}
+    return {
+        c: sorted(group - {c}) for group in by_reading.values() if len(group) > 1 for c in group
+    }
 
 
 @cache
@@ -44,9 +50,15 @@ def _to_traditional() -> Any:
 
 
 def roughen(text: str, keep: tuple[str, ...], language: str, pick: random.Random) -> str:
-    """The sentence as somebody might type it. `keep` are the slots' texts, which stay as they are."""
+    """The sentence as somebody might type it.
+
+    `keep` are the slots' texts, which stay as they are.
+    """
     parts = (
-        re.split("(" + "|".join(map(re.escape, sorted(filter(None, keep), key=len, reverse=True))) + ")", text)
+        re.split(
+            "(" + "|".join(map(re.escape, sorted(filter(None, keep), key=len, reverse=True))) + ")",
+            text,
+        )
         if any(keep)
         else [text]
     )
@@ -85,7 +97,9 @@ def _roughen_english(text: str, pick: random.Random) -> str:
         text = re.sub(r"[.!?]+(\s|$)", lambda m: " " if m[1] else "", text)
     if pick.random() < 0.12:
         text = re.sub(
-            r"[A-Za-z]+", lambda m: SHORT_FORMS.get(m[0].lower(), m[0]) if pick.random() < 0.6 else m[0], text
+            r"[A-Za-z]+",
+            lambda m: SHORT_FORMS.get(m[0].lower(), m[0]) if pick.random() < 0.6 else m[0],
+            text,
         )
     words = text.split(" ")
     for place, word in enumerate(words):

@@ -1,4 +1,6 @@
-"""Customers' messages with their labels: an entry of a list, its blanks filled from the customer's own orders.
+"""Customers' messages with their labels.
+
+An entry of a list, its blanks filled from the customer's own orders.
 
 A label is what an honest reader who sees the order list would write.
 """
@@ -19,7 +21,13 @@ from csproto.minimodel.noise import dress, roughen
 from csproto.orders import OrderView
 
 CAUSES = ("change_of_mind", "size", "quality", "wrong_item", "missing_part", "damaged", "other")
-COPIED = {"recipient": "recipient", "new_phone": "phone", "address": "address", "title": "title", "tax_id": "tax_id"}
+COPIED = {
+    "recipient": "recipient",
+    "new_phone": "phone",
+    "address": "address",
+    "title": "title",
+    "tax_id": "tax_id",
+}
 COLOUR = {"date": "dates", "city": "cities", "name": "names", "money": "", "phone": ""}
 REFERENCES = ("order", "order2", "item", "item2", "ref", "tail", "head")
 BLANKS = {*CAUSES, *COPIED, *COLOUR, *REFERENCES, "reason", "amount", "thing"}
@@ -33,7 +41,10 @@ LONGEST_SLOT = 120
 
 
 class Said(NamedTuple):
-    """A message with its honest triage. claims: what it says about a payment; kind: of small talk."""
+    """A message with its honest triage.
+
+    claims: what it says about a payment; kind: of small talk.
+    """
 
     text: str
     triage: Triage
@@ -54,9 +65,14 @@ class _Filled:
 
 
 class Speaker:
-    """One customer's way of writing. offered: the orders shown in a question that is open, if any."""
+    """One customer's way of writing.
 
-    def __init__(self, language: str, pick: random.Random, shop: MemoryShop, handbook: Handbook) -> None:
+    offered: the orders shown in a question that is open, if any.
+    """
+
+    def __init__(
+        self, language: str, pick: random.Random, shop: MemoryShop, handbook: Handbook
+    ) -> None:
         self.language, self.pick, self.shop, self.handbook = language, pick, shop, handbook
         self.offered: Sequence[OrderView] = ()
 
@@ -68,11 +84,20 @@ class Speaker:
         filled = self._fill(line[0], intent)
         text = self._rough(filled)
         if self.pick.random() < 0.06 and intent != "other":  # something before it, as chatters do
-            text = self.pick.choice(phrases(self.language, "greetings")) + self.pick.choice((" ", ",")) + text
-        return Said(clean(text), Triage("ask", (self._wish(intent, filled, line[0]),)), filled.claims)
+            text = (
+                self.pick.choice(phrases(self.language, "greetings"))
+                + self.pick.choice((" ", ","))
+                + text
+            )
+        return Said(
+            clean(text), Triage("ask", (self._wish(intent, filled, line[0]),)), filled.claims
+        )
 
     def answer(self, name: str, intent: str, act: Act = "ask") -> Said:
-        """A message from a list beside the intents, such as `give_order`, about the wish `intent`."""
+        """A message from a list beside the intents, such as `give_order`.
+
+        About the wish `intent`.
+        """
         line = self._entry(name)
         filled = self._fill(line[0], intent)
         wish = self._wish(intent, filled, line[0])
@@ -151,7 +176,10 @@ class Speaker:
         named = [
             order.id
             for order in self.shop.customer.orders
-            if any(len(a) > 1 and _stands(a.lower(), low) for a in _names(self.shop, order, self.language))
+            if any(
+                len(a) > 1 and _stands(a.lower(), low)
+                for a in _names(self.shop, order, self.language)
+            )
         ]
         return tuple(named) if len(named) == 1 else ()
 
@@ -171,7 +199,9 @@ class Speaker:
                 filled.claims["times"] = int(label.removeprefix("times="))
         return filled
 
-    def _blank(self, name: str, literal: str | None, intent: str, filled: _Filled, taken: set[str]) -> str:
+    def _blank(
+        self, name: str, literal: str | None, intent: str, filled: _Filled, taken: set[str]
+    ) -> str:
         pick = self.pick
         if name == "order" and filled.main:
             return _typed(filled.main.id, pick, own=True)
@@ -268,13 +298,18 @@ class Speaker:
             return orders if len(orders) == 2 else []
         return choices.get(kind, []) if len(orders) > 1 else []
 
-    def _part_of_number(self, kind: str, text: str, orders: list[OrderView], filled: _Filled, taken: set[str]) -> str:
+    def _part_of_number(
+        self, kind: str, text: str, orders: list[OrderView], filled: _Filled, taken: set[str]
+    ) -> str:
         order = self._order(taken)
         size = self.pick.choice((4, 4, 4, 3, 5))
         if order is None or len(order.id) <= size:
             return ""
         part = order.id[-size:] if kind == "tail" else order.id[:size]
-        if sum(o.id.endswith(part) if kind == "tail" else o.id.startswith(part) for o in orders) != 1:
+        if (
+            sum(o.id.endswith(part) if kind == "tail" else o.id.startswith(part) for o in orders)
+            != 1
+        ):
             return ""
         filled.orders.append(order.id)
         taken.add(order.id)
@@ -286,7 +321,11 @@ class Speaker:
         pick = self.pick
         if intent != "return_exchange":
             source = PLAIN_REASONS.get(intent, "reasons_cancel")
-            return literal if literal and pick.random() < 0.6 else pick.choice(phrases(self.language, source))
+            return (
+                literal
+                if literal and pick.random() < 0.6
+                else pick.choice(phrases(self.language, source))
+            )
         cause = pick.choice(CAUSES) if name == "reason" else name
         fresh = not literal or pick.random() < 0.45
         text = pick.choice(phrases(self.language, f"reasons_{cause}")) if fresh else str(literal)
@@ -300,26 +339,44 @@ class Speaker:
             return _vary_digits(literal, pick)
         match name:
             case "recipient":
-                return literal if literal and len(literal) > 8 else pick.choice(phrases(self.language, "names"))
+                return (
+                    literal
+                    if literal and len(literal) > 8
+                    else pick.choice(phrases(self.language, "names"))
+                )
             case "new_phone":
-                return self._phone() if not literal or len(literal) >= 7 else _vary_digits(literal, pick)
+                return (
+                    self._phone()
+                    if not literal or len(literal) >= 7
+                    else _vary_digits(literal, pick)
+                )
             case "address":
                 another = not literal or (len(literal) >= 8 and pick.random() < 0.5)
-                return _vary_digits(pick.choice(phrases(self.language, "addresses")) if another else str(literal), pick)
+                return _vary_digits(
+                    pick.choice(phrases(self.language, "addresses")) if another else str(literal),
+                    pick,
+                )
             case "title":
-                return pick.choice(phrases(self.language, pick.choice(("companies", "companies", "names"))))
+                return pick.choice(
+                    phrases(self.language, pick.choice(("companies", "companies", "names")))
+                )
         letters = pick.choice("ABCDEFGHJKLMNPQRTUWXY")
-        return f"91{pick.randrange(10**11, 10**12)}{letters}{pick.randrange(10**3, 10**4)}"[: pick.choice((15, 18))]
+        return f"91{pick.randrange(10**11, 10**12)}{letters}{pick.randrange(10**3, 10**4)}"[
+            : pick.choice((15, 18))
+        ]
 
     def _money(self) -> str:
         pick = self.pick
-        return pick.choice((str(pick.randrange(5, 9999)), f"{pick.randrange(5, 999)}.{pick.randrange(100):02d}"))
+        return pick.choice(
+            (str(pick.randrange(5, 9999)), f"{pick.randrange(5, 999)}.{pick.randrange(100):02d}")
+        )
 
     def _phone(self) -> str:
         pick = self.pick
         if self.language == "zh" or pick.random() < 0.4:
             return f"1{pick.choice('3456789')}{pick.randrange(10**8, 10**9)}"
-        return f"+{pick.choice((1, 44, 61))} {pick.randrange(100, 999)} {pick.randrange(1000, 9999)} {pick.randrange(100, 9999)}"
+        country, area = pick.choice((1, 44, 61)), pick.randrange(100, 999)
+        return f"+{country} {area} {pick.randrange(1000, 9999)} {pick.randrange(100, 9999)}"
 
     def _colour(self, name: str) -> str:
         """A value that is no slot."""
@@ -366,7 +423,11 @@ def _typed(number: str, pick: random.Random, own: bool) -> str:
         size, gap = pick.choice((3, 4)), pick.choice((" ", "-"))
         return gap.join(number[i : i + size] for i in range(0, len(number), size))
     if chance < 0.93 and letters:
-        return number[letters:] if own and pick.random() < 0.7 else number[:letters] + "-" + number[letters:]
+        return (
+            number[letters:]
+            if own and pick.random() < 0.7
+            else number[:letters] + "-" + number[letters:]
+        )
     if chance < 0.96:
         return "".join(chr(ord(c) + 0xFEE0) for c in number)
     return "No." + number if canonical(number).isdigit() else number
@@ -375,4 +436,6 @@ def _typed(number: str, pick: random.Random, own: bool) -> str:
 def _vary_digits(text: str, pick: random.Random) -> str:
     if pick.random() < 0.3:
         return text
-    return re.sub(r"\d", lambda m: pick.choice("123456789") if m[0] != "0" else pick.choice("0123"), text)
+    return re.sub(
+        r"\d", lambda m: pick.choice("123456789") if m[0] != "0" else pick.choice("0123"), text
+    )

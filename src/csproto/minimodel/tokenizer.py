@@ -1,4 +1,8 @@
-"""The mini model's own byte-level BPE: every text is representable, digits come in threes so that a number is copied in few steps, and the fixed parts of the wire formats are one token each."""
+"""The mini model's own tokenizer, a byte-level BPE.
+
+Every text is representable, digits come in threes so that a number is copied in few
+steps, and the fixed parts of the wire formats are one token each.
+"""
 
 import json
 from pathlib import Path
@@ -9,30 +13,52 @@ from csproto.desk.handbook import Handbook, default_handbook
 from csproto.minimodel.lists import all_texts
 
 VOCABULARY = 8192
-LONGEST_TOKEN = 12  # in bytes: four Chinese characters; longer ones would read whole phrases and generalise badly
+# In bytes: four Chinese characters. Longer tokens would read whole phrases and generalise badly.
+LONGEST_TOKEN = 12
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 END = SPECIAL[2]
-# Letters, Chinese, digits in threes, other marks; spaces go with the word after them. The threes are
-# counted from the right, so that the end of a number (0008) has the tokens that it has in the whole.
+# Letters, Chinese, digits in threes, other marks; spaces go with the word after them.
+# The threes are
+# counted from the right, so that the end of a number (0008) has the tokens that it has
+# in the whole.
 SPLIT = Regex(
     r" ?[A-Za-z]+|\d{1,3}(?=(?:\d{3})*(?!\d))|[\u3400-\u9fff]+|\n|\s+(?!\S)"
     r"| ?[^\sA-Za-z\d\u3400-\u9fff]|\s+"
 )
-CHAT_TEMPLATE = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+CHAT_TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 STATES = ("unpaid", "paid", "shipped", "delivered", "cancelled")
 REFUNDS = ("requested", "approved", "paid")
 
 
 def wire_tokens(handbook: Handbook) -> list[str]:
-    """The fixed pieces of triage, orders and decisions: `{"wishes":[{"intent":"invoice"` and the like."""
+    """The fixed pieces of triage, orders and decisions.
+
+    `{"wishes":[{"intent":"invoice"` and the like.
+    """
     intents, acts = handbook.intents, ("confirm", "deny", "correct")
-    found = [f'{start}{{"intent":"{i}"' for start in ('{"wishes":[', ',"wishes":[', ",") for i in intents]
+    found = [
+        f'{start}{{"intent":"{i}"' for start in ('{"wishes":[', ',"wishes":[', ",") for i in intents
+    ]
     found += [f'{{"act":"{act}"' for act in acts] + [',"orders":["', '","', '"]', "}]}"]
     for wish in handbook.wishes.values():
         for name, slot in wish.slots.items():
             words = slot.choices or (list(handbook.answers) if slot.answers else [])
-            found += [f',"{name}":"{word}"' for word in words] or [f',"{name}":' + ("true" if slot.flag else '"')]
-    found += ['{"nonce":"', '","orders":[', '{"orders":[', '{"id":"', '","item":"', ',"day":"', '"},{"id":"', '"}]}']
+            found += [f',"{name}":"{word}"' for word in words] or [
+                f',"{name}":' + ("true" if slot.flag else '"')
+            ]
+    found += [
+        '{"nonce":"',
+        '","orders":[',
+        '{"orders":[',
+        '{"id":"',
+        '","item":"',
+        ',"day":"',
+        '"},{"id":"',
+        '"}]}',
+    ]
     found += [f'","state":"{state}"' for state in STATES]
     found += [f'","state":"{s}, refund {r}"' for s in ("delivered", "cancelled") for r in REFUNDS]
     found += [f'{start}{{"action":"{a}"' for start in ("[", ",") for a in sorted(handbook.actions)]
@@ -46,7 +72,10 @@ def train() -> Tokenizer:
     wire = wire_tokens(handbook)
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(SPLIT, "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        [
+            pre_tokenizers.Split(SPLIT, "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
@@ -62,7 +91,9 @@ def train() -> Tokenizer:
 
 
 def _texts(handbook: Handbook) -> list[str]:
-    wordings = [text for texts in handbook.openings.values() for lang in texts.values() for text in lang]
+    wordings = [
+        text for texts in handbook.openings.values() for lang in texts.values() for text in lang
+    ]
     for rule in handbook.rules.values():
         tables = [rule.say, rule.ask, *rule.kinds.values()]
         wordings += [text for table in tables for texts in table.values() for text in texts]

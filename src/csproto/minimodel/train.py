@@ -1,4 +1,8 @@
-"""Training from scratch: Llama architecture, bf16 autocast, Muon and AdamW, an average of the weights at the end; stops and resumes at any step."""
+"""Training of the mini model from scratch.
+
+Llama architecture, bf16 autocast, Muon and AdamW, an average of the weights at the end;
+stops and resumes at any step.
+"""
 
 import json
 import logging
@@ -20,13 +24,17 @@ make_torchvision_importable()
 
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from csproto.desk.profile import FILE, Profile
 from csproto.minimodel import tokenizer as tokenizers
-from csproto.minimodel.dialogues import Piece, conversations
+from csproto.minimodel.dialogues import PROMPT, Piece, conversations
 
 logger = logging.getLogger(__name__)
 
-USER_WEIGHT = 0.15  # the loss on customers' words: they teach the language, though the model never has to write them
-USER_SHARE = 0.2  # of their tokens that carry it, drawn anew each time: the output layer is a third of the work
+# Loss on customers' words: they teach the language, though the model never has to write them.
+USER_WEIGHT = 0.15
+# Share of the customers' tokens that carry a loss, drawn anew each time: the output layer is a
+# third of the work.
+USER_SHARE = 0.2
 INTENT_WEIGHT = 3.0  # on the tokens that name act or intent: the hardest choices of all
 REPLY_WEIGHT = 0.3  # on the first words of a reply: any of its wordings is right
 CHUNK = 1_024  # conversations generated, sorted by length and batched together
@@ -47,15 +55,20 @@ class Recipe:
     warmup: float = 0.02  # shares of the whole run
     decay: float = 0.6
     weight_decay: float = 0.05
-    dropout: float = 0.06  # of BPE merges in customers' words, so that a slip of the keyboard is no stranger
+    dropout: float = (
+        0.06  # of BPE merges in customers' words, so that a slip of the keyboard is no stranger
+    )
     average: float = 0.998
     seed: int = 1
 
 
 def model_config(recipe: Recipe) -> LlamaConfig:
-    """The architecture as transformers and SGLang read it: Llama with biases in attention, which is Qwen2 but for one bias.
+    """The architecture as transformers and SGLang read it.
 
-    Not Qwen2 by name: for it transformers 5 takes Qwen's own tokenizer class, which splits numbers into single digits whatever tokenizer.json says
+    Llama with biases in attention, which is Qwen2 but for one bias.
+
+    Not Qwen2 by name: for it transformers 5 takes Qwen's own tokenizer class, which splits
+    numbers into single digits whatever tokenizer.json says
     (models/auto/tokenization_auto.py, `MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS`).
     """
     return LlamaConfig(
@@ -72,12 +85,16 @@ def model_config(recipe: Recipe) -> LlamaConfig:
         eos_token_id=2,
         pad_token_id=0,
         dtype="bfloat16",
-        attn_implementation="eager",  # on a CPU and at these lengths a quarter faster than the fused kernel and its backward pass
+        # On a CPU and at these lengths a quarter faster than the fused kernel.
+        attn_implementation="eager",
     )
 
 
 class Row(NamedTuple):
-    """A transcript in tokens, one list entry each. Messages that could stand in another's place are branches beside the trunk."""
+    """A transcript in tokens, one list entry each.
+
+    Messages that could stand in another's place are branches beside the trunk.
+    """
 
     ids: list[int]
     weights: list[float]  # of the token's prediction in the loss
@@ -104,11 +121,15 @@ def encoded(pieces: list[Piece], plain: Tokenizer, rough: Tokenizer) -> Row:
         if piece.role == "user":
             start = len(row.ids)
             add(piece.content, 0.0, by)
-            row.weights[start:] = [USER_WEIGHT * (random.random() < USER_SHARE) for _ in row.ids[start:]]
+            row.weights[start:] = [
+                USER_WEIGHT * (random.random() < USER_SHARE) for _ in row.ids[start:]
+            ]
         elif piece.learn < 0:
             start = len(row.ids)
             add(piece.content, 1.0)
-            row.weights[start:] = [INTENT_WEIGHT if token in chosen else 1.0 for token in row.ids[start:]]
+            row.weights[start:] = [
+                INTENT_WEIGHT if token in chosen else 1.0 for token in row.ids[start:]
+            ]
         else:
             add(piece.content[: piece.learn], REPLY_WEIGHT)
             add(piece.content[piece.learn :], 0.0)
@@ -133,17 +154,27 @@ def encoded(pieces: list[Piece], plain: Tokenizer, rough: Tokenizer) -> Row:
 def _choices(tokenizer: Tokenizer) -> frozenset[int]:
     """The tokens that name an act or an intent."""
     named = ('"intent":"', '"act":"')
-    return frozenset(n for text, n in tokenizer.get_vocab().items() if any(name in text for name in named))
+    return frozenset(
+        n for text, n in tokenizer.get_vocab().items() if any(name in text for name in named)
+    )
 
 
-def batches(recipe: Recipe, tokenizer: Tokenizer, first_chunk: int = 0) -> Iterator[tuple[int, torch.Tensor]]:
-    """Endless batches: number of the chunk they come from, and the four lists of its rows as one tensor (4, rows, longest), padded with zeros."""
+def batches(
+    recipe: Recipe, tokenizer: Tokenizer, first_chunk: int = 0
+) -> Iterator[tuple[int, torch.Tensor]]:
+    """Endless batches: the number of the chunk, and a tensor.
+
+    The tensor holds the four lists of its rows: (4, rows, longest), padded with zeros.
+    """
     rough = Tokenizer.from_str(tokenizer.to_str())
     rough.model.dropout = recipe.dropout
     number = first_chunk
     while True:
         rows = sorted(
-            (encoded(c, tokenizer, rough) for c in conversations(recipe.seed * 1_000_003 + number, CHUNK)),
+            (
+                encoded(c, tokenizer, rough)
+                for c in conversations(recipe.seed * 1_000_003 + number, CHUNK)
+            ),
             key=lambda row: len(row.ids),
         )
         groups: list[list[Row]] = [[]]
@@ -151,7 +182,9 @@ def batches(recipe: Recipe, tokenizer: Tokenizer, first_chunk: int = 0) -> Itera
             if groups[-1] and (len(groups[-1]) + 1) * len(row.ids) > recipe.batch_tokens:
                 groups.append([])
             groups[-1].append(row)
-        order = torch.randperm(len(groups), generator=torch.Generator().manual_seed(number)).tolist()
+        order = torch.randperm(
+            len(groups), generator=torch.Generator().manual_seed(number)
+        ).tolist()
         for place in order:
             yield number, _padded(groups[place])
         number += 1
@@ -160,14 +193,20 @@ def batches(recipe: Recipe, tokenizer: Tokenizer, first_chunk: int = 0) -> Itera
 def _padded(rows: list[Row]) -> torch.Tensor:
     longest = max(len(row.ids) for row in rows)
     return torch.tensor(
-        [[[*line, *[0] * (longest - len(line))] for line in lines] for lines in zip(*rows, strict=True)]
+        [
+            [[*line, *[0] * (longest - len(line))] for line in lines]
+            for lines in zip(*rows, strict=True)
+        ]
     )
 
 
-def loss_of(body: Any, head: Any, batch: torch.Tensor, kind: torch.dtype = torch.float32) -> torch.Tensor:
+def loss_of(
+    body: Any, head: Any, batch: torch.Tensor, kind: torch.dtype = torch.float32
+) -> torch.Tensor:
     """Weighted cross-entropy per token of a batch (4, rows, longest), computed in `kind`.
 
-    Causal and along the branches, so padding on the right needs no mask of its own. Positions of no weight skip the output layer.
+    Causal and along the branches, so padding on the right needs no mask of its own. Positions of
+    no weight skip the output layer.
     """
     ids, weights, branches, positions = batch[0].long(), batch[1], batch[2], batch[3].long()
     places = torch.arange(ids.shape[1], device=ids.device)
@@ -175,7 +214,9 @@ def loss_of(body: Any, head: Any, batch: torch.Tensor, kind: torch.dtype = torch
     seen &= places[:, None] >= places[None, :]
     mask = torch.zeros(seen.shape, device=ids.device).masked_fill_(~seen, float("-inf"))[:, None]
     with torch.autocast(ids.device.type, dtype=kind, enabled=kind is not torch.float32):
-        hidden = body(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False).last_hidden_state
+        hidden = body(
+            input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False
+        ).last_hidden_state
         target, weight = ids[:, 1:], weights[:, 1:]
         where = weight > 0
         logits = head(hidden[:, :-1][where])
@@ -184,8 +225,14 @@ def loss_of(body: Any, head: Any, batch: torch.Tensor, kind: torch.dtype = torch
 
 
 def computed_in(device: str) -> torch.dtype:
-    """The number type of training: bfloat16, but float32 on a CPU that only emulates it, where a matrix product takes four times as long."""
-    capable = device != "cpu" or any(torch.cpu.get_capabilities().get(k) for k in ("avx512_bf16", "amx_bf16"))
+    """The number type of training.
+
+    Bfloat16, but float32 on a CPU that only emulates it, where a matrix product takes
+    four times as long.
+    """
+    capable = device != "cpu" or any(
+        torch.cpu.get_capabilities().get(k) for k in ("avx512_bf16", "amx_bf16")
+    )
     return torch.bfloat16 if capable else torch.float32
 
 
@@ -203,7 +250,10 @@ def orthogonal(
 
 
 def learning_rate(recipe: Recipe, done: float) -> float:
-    """Warm-up, plateau, then a straight line to a twentieth; `done` is the share of the run that is behind."""
+    """Warm-up, plateau, then a straight line to a twentieth.
+
+    `done` is the share of the run that is behind.
+    """
     if done < recipe.warmup:
         return recipe.learning_rate * done / recipe.warmup
     left = max(0.0, 1.0 - done) / recipe.decay
@@ -211,11 +261,24 @@ def learning_rate(recipe: Recipe, done: float) -> float:
 
 
 class Training:
-    """A run in a folder: weights, optimizer, average and place are kept there, so that it can go on where it stopped."""
+    """A run in a folder: weights, optimizer, average and place are kept there.
 
-    def __init__(self, folder: Path, recipe: Recipe, device: str = "cpu", start: Path | None = None) -> None:
-        """`start` is a finished model whose weights and tokenizer a new run begins with; the recipe's shape must be its own."""
-        self.folder, self.recipe, self.device, self.kind = folder, recipe, device, computed_in(device)
+    So that it can go on where it stopped.
+    """
+
+    def __init__(
+        self, folder: Path, recipe: Recipe, device: str = "cpu", start: Path | None = None
+    ) -> None:
+        """`start` is a finished model whose weights and tokenizer a new run begins with.
+
+        The recipe's shape must be its own.
+        """
+        self.folder, self.recipe, self.device, self.kind = (
+            folder,
+            recipe,
+            device,
+            computed_in(device),
+        )
         if self.kind is torch.float32:
             torch.optim._muon._zeropower_via_newtonschulz = orthogonal
         folder.mkdir(parents=True, exist_ok=True)
@@ -226,24 +289,36 @@ class Training:
         self.tokenizer = self._tokenizer()
         self.model = LlamaForCausalLM(model_config(recipe)).to(device=device, dtype=torch.float32)
         if start:
-            self.model.load_state_dict(LlamaForCausalLM.from_pretrained(start, dtype=torch.float32).state_dict())
+            self.model.load_state_dict(
+                LlamaForCausalLM.from_pretrained(start, dtype=torch.float32).state_dict()
+            )
         self.compiled = torch.compile(self.model.model, dynamic=True)
-        self.average = {name: value.detach().clone() for name, value in self.model.named_parameters()}
+        self.average = {
+            name: value.detach().clone() for name, value in self.model.named_parameters()
+        }
         self.optimizers = self._optimizers()
         self.step, self.tokens, self.chunk, self.seconds = 0, 0, 0, 0.0
         if (folder / "checkpoint.pt").exists():
             self._load()
 
     def _optimizers(self) -> list[torch.optim.Optimizer]:
-        """Muon for the matrices (Jordan 2024; updates scaled to AdamW's, so that one learning rate serves both), AdamW for the rest."""
-        matrices = [p for n, p in self.model.named_parameters() if p.dim() == 2 and "embed" not in n]
+        """Muon for the matrices (Jordan 2024), AdamW for the rest.
+
+        Muon's updates are scaled to AdamW's, so that one learning rate serves both.
+        """
+        matrices = [
+            p for n, p in self.model.named_parameters() if p.dim() == 2 and "embed" not in n
+        ]
         embeddings = [p for n, p in self.model.named_parameters() if "embed" in n]
         vectors = [p for p in self.model.parameters() if p.dim() < 2]
         rate, decay = self.recipe.learning_rate, self.recipe.weight_decay
         return [
             torch.optim.Muon(matrices, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"),
             torch.optim.AdamW(
-                [{"params": embeddings, "weight_decay": decay}, {"params": vectors, "weight_decay": 0.0}],
+                [
+                    {"params": embeddings, "weight_decay": decay},
+                    {"params": vectors, "weight_decay": 0.0},
+                ],
                 lr=rate,
                 betas=(0.9, 0.97),
                 fused=True,
@@ -251,7 +326,10 @@ class Training:
         ]
 
     def _tokenizer(self) -> Tokenizer:
-        """Learnt once and kept with the run: seeds that change between two stages must not change what a token is."""
+        """Learnt once and kept with the run.
+
+        Seeds that change between two stages must not change what a token is.
+        """
         path = self.folder / "tokenizer.json"
         if not path.exists():
             tokenizers.train().save(str(path))
@@ -308,7 +386,9 @@ class Training:
         (self.folder / "checkpoint.tmp").replace(self.folder / "checkpoint.pt")
 
     def _load(self) -> None:
-        state = torch.load(self.folder / "checkpoint.pt", map_location=self.device, weights_only=True)
+        state = torch.load(
+            self.folder / "checkpoint.pt", map_location=self.device, weights_only=True
+        )
         self.model.load_state_dict(state["model"])
         for optimizer, kept in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(kept)
@@ -337,4 +417,6 @@ class Training:
             "torch": torch.__version__,
         }
         (folder / "training.json").write_text(json.dumps(record, indent=1) + "\n")
+        profile = Profile(prompt=PROMPT[0].content)
+        (folder / FILE).write_text(profile.model_dump_json(indent=1) + "\n")
         self.model.to(torch.float32)

@@ -28,12 +28,17 @@ def order_number(pick: random.Random) -> str:
         digits = pick.choice("23456789") + digits[1:]
     chance = pick.random()
     if chance < 0.10:
-        return pick.choice(("JD", "SN", "DD", "TB", "PO", "CN", "OR", "XS")) + digits[: pick.randrange(6, 15)]
+        return (
+            pick.choice(("JD", "SN", "DD", "TB", "PO", "CN", "OR", "XS"))
+            + digits[: pick.randrange(6, 15)]
+        )
     if chance < 0.17:
         return pick.choice(string.ascii_uppercase) + digits[: pick.randrange(5, 12)]
     if chance < 0.19:
         return digits[:8] + pick.choice(string.ascii_uppercase) + digits[8:11]
-    return digits if digits[0] != "0" or pick.random() < 0.1 else pick.choice("123456789") + digits[1:]
+    return (
+        digits if digits[0] != "0" or pick.random() < 0.1 else pick.choice("123456789") + digits[1:]
+    )
 
 
 def as_typed(order_id: str, pick: random.Random) -> str:
@@ -50,7 +55,11 @@ def as_typed(order_id: str, pick: random.Random) -> str:
         return gap.join(order_id[i : i + size] for i in range(0, len(order_id), size))
     if chance < 0.94:
         letters = len(order_id) - len(order_id.lstrip(string.ascii_uppercase))
-        return order_id[:letters] + pick.choice(("-", " ")) + order_id[letters:] if letters else "No." + order_id
+        return (
+            order_id[:letters] + pick.choice(("-", " ")) + order_id[letters:]
+            if letters
+            else "No." + order_id
+        )
     if chance < 0.97:
         return "".join(chr(ord(c) + 0xFEE0) for c in order_id)
     return "# " + order_id
@@ -79,15 +88,22 @@ class Speaker:
     def wish(self, intent: Intent, with_order: bool | None = None) -> Utterance:
         """A message with one wish; `with_order` False asks for a seed that names no order."""
         seed = self._seed(intent, with_order)
-        if self.pick.random() < 0.08:  # several pieces: two ways of saying it, or something before it
-            other = self._seed(intent if self.pick.random() < 0.5 or intent is Intent.OTHER else Intent.OTHER, False)
+        if (
+            self.pick.random() < 0.08
+        ):  # several pieces: two ways of saying it, or something before it
+            other = self._seed(
+                intent if self.pick.random() < 0.5 or intent is Intent.OTHER else Intent.OTHER,
+                False,
+            )
             if "{reason" not in seed or "{reason" not in other:
                 seed = self.pick.choice((" ", "\n", ",")).join((other, seed))
         return self._spoken(seed, intent)
 
     def listed(self, name: str, intent: Intent, act: Act = Act.ASK) -> Utterance:
         """A message from one of the lists beside the intents, such as `confirm` or `give_order`."""
-        return self._spoken(self.pick.choice(self.lists[name]), intent, act, plain=name == "order_card")
+        return self._spoken(
+            self.pick.choice(self.lists[name]), intent, act, plain=name == "order_card"
+        )
 
     def two_wishes(self) -> Utterance:
         """A message with two or three wishes; the further ones go to `more`."""
@@ -127,7 +143,9 @@ class Speaker:
                 return line
         return line
 
-    def _spoken(self, seed: str, intent: Intent, act: Act = Act.ASK, plain: bool = False) -> Utterance:
+    def _spoken(
+        self, seed: str, intent: Intent, act: Act = Act.ASK, plain: bool = False
+    ) -> Utterance:
         kept: list[str] = []
         slots = {"order": "", "reason": "", "address": ""}
 
@@ -142,10 +160,14 @@ class Speaker:
         text = BLANK.sub(fill, seed)
         if slots["order"] and text.count("{") == 0 and self.pick.random() < 0.06:
             text += self.pick.choice(
-                (" 电话", "\n手机", " 联系电话:") if self.language == "zh" else (" phone ", "\ncall me on ", " tel: ")
+                (" 电话", "\n手机", " 联系电话:")
+                if self.language == "zh"
+                else (" phone ", "\ncall me on ", " tel: ")
             ) + self._blank("phone", None, intent)
         if not plain:
-            text = dress(roughen(text, tuple(kept), self.language, self.pick), self.language, self.pick)
+            text = dress(
+                roughen(text, tuple(kept), self.language, self.pick), self.language, self.pick
+            )
         reason = slots["reason"] if intent in REASONS else ""
         address = slots["address"] if intent is Intent.CHANGE_ADDRESS else ""
         typed_id = re.sub(r"^(?:#|No\.)\s*", "", clean(slots["order"]))
@@ -175,10 +197,15 @@ class Speaker:
                 return pick.choice(lists[REASONS[intent]]) if fresh or not literal else literal
             case "address":
                 another = not literal or (_is_street(literal) and pick.random() < 0.5)
-                return _vary_digits(pick.choice(lists["addresses"]) if another else str(literal), pick)
+                return _vary_digits(
+                    pick.choice(lists["addresses"]) if another else str(literal), pick
+                )
             case "money":
                 return pick.choice(
-                    (str(pick.randrange(5, 9999)), f"{pick.randrange(5, 999)}.{pick.randrange(100):02d}")
+                    (
+                        str(pick.randrange(5, 9999)),
+                        f"{pick.randrange(5, 999)}.{pick.randrange(100):02d}",
+                    )
                 )
             case "phone":
                 return (
@@ -187,7 +214,11 @@ class Speaker:
                     else f"+{pick.choice((1, 44, 61))} {pick.randrange(100, 999)} {pick.randrange(1000, 9999)} {pick.randrange(100, 9999)}"
                 )
             case _:
-                return pick.choice(lists[{"date": "dates", "item": "items", "city": "cities", "name": "names"}[kind]])
+                return pick.choice(
+                    lists[
+                        {"date": "dates", "item": "items", "city": "cities", "name": "names"}[kind]
+                    ]
+                )
 
 
 def _is_street(text: str) -> bool:
@@ -198,8 +229,14 @@ def _is_street(text: str) -> bool:
 def _vary_digits(text: str, pick: random.Random) -> str:
     if pick.random() < 0.3:
         return text
-    return re.sub(r"\d", lambda m: pick.choice("123456789") if m[0] != "0" else pick.choice("0123"), text)
+    return re.sub(
+        r"\d", lambda m: pick.choice("123456789") if m[0] != "0" else pick.choice("0123"), text
+    )
 
 
 def _slot(text: str, most: int) -> str:
-    return clean(text)[:most].strip() if '"' not in text and "\\" not in text and "\n" not in text else ""
+    return (
+        clean(text)[:most].strip()
+        if '"' not in text and "\\" not in text and "\n" not in text
+        else ""
+    )
