@@ -20,10 +20,11 @@ make_torchvision_importable()
 
 from sglang.lang.backend.base_backend import BaseBackend
 from sglang.lang.backend.runtime_endpoint import RuntimeEndpoint
-from sglang.lang.chat_template import get_chat_template
+from sglang.lang.chat_template import ChatTemplate
 from sglang.lang.interpreter import StreamExecutor
 from sglang.lang.ir import SglSamplingParams
 
+from csproto.chat_template import marks_of
 from csproto.errors import CsprotoError
 from csproto.server import bearer
 
@@ -136,11 +137,12 @@ class Endpoint(RuntimeEndpoint):
         BaseBackend.__init__(self)  # the parent's own constructor calls the server without a time-out
         self.support_concate_and_append = True
         self.base_url, self.api_key, self.verify = base_url.rstrip("/"), api_key, None
-        self.chat_template = get_chat_template("chatml")  # chosen by path otherwise, and wrongly for a local folder
         self.options = CallOptions()
         self._timeout = urllib3.Timeout(connect=connect_timeout, read=read_timeout)
         self._pool = urllib3.PoolManager(maxsize=64, retries=False, headers=self._headers())
         self.model_info: dict[str, Any] = self.get_json("/model_info")
+        # Chosen by the model's path otherwise, and wrongly for a local folder.
+        self.chat_template = ChatTemplate("by the tokenizer", None, marks_of(self.model_info["model_path"]))
 
     def _headers(self) -> dict[str, str]:
         return {"Content-Type": "application/json"} | bearer(self.api_key)
