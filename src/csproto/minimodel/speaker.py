@@ -139,6 +139,12 @@ class Speaker:
             line = self._entry(name)
         return Said(clean(line[0].text), Triage("ask", (Wish("other"),)), kind="fragment")
 
+    def resolved(self, phrase: Segment) -> tuple[str, tuple[str, ...]] | None:
+        """A reference phrase with the orders that it means; None if it means none of theirs."""
+        filled = _Filled()
+        text = self._resolved(phrase, filled, set())
+        return (text, tuple(filled.orders)) if text and filled.orders else None
+
     # -- inside
 
     def _entry(self, name: str) -> Line:
