@@ -28,7 +28,14 @@ class Day:
     day: date
 
 
-Fact = Label | Day | tuple[OrderView, ...] | int | str  # an int is an amount in cents
+@dataclass(frozen=True)
+class Parts:
+    """Texts of the database or the customer that are joined by commas later."""
+
+    parts: tuple[str, ...]
+
+
+Fact = Label | Day | Parts | tuple[OrderView, ...] | int | str  # an int is an amount in cents
 Facts = Mapping[str, Fact]
 
 

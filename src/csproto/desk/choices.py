@@ -30,7 +30,7 @@ def choices(
 
 
 def _orders(question: Question, handbook: Handbook, language: Language) -> list[dict[str, str]]:
-    shown = question.facts.get("orders", ())
+    shown = question.facts.get("options", ())
     found = []
     for order in shown if isinstance(shown, tuple) else ():
         state = handbook.label("status", order.status, language)

@@ -244,7 +244,7 @@ class _Turn:
         orders = self._own(wish.orders)
         unknown = [number for number in wish.orders if number not in orders]
         if unknown and (kind.needs_order or wish.intent == "other"):
-            self._not_found(wish, unknown)
+            self._not_found(wish, unknown, asks=not orders)
             if not orders:
                 return
         if not kind.needs_order:
@@ -266,21 +266,23 @@ class _Turn:
             question, Decision(wish.intent, None, question.rule, question.facts, asks=True)
         )
 
-    def _not_found(self, wish: Wish, numbers: Sequence[str]) -> None:
+    def _not_found(self, wish: Wish, numbers: Sequence[str], asks: bool) -> None:
         """The same words for somebody else's order and for one that does not exist."""
         question = self._which(wish, self._candidates(wish.intent))
         for number in numbers:
-            decision = Decision(
-                wish.intent, number, "order.not_found", {"order": number}, asks=True
-            )
-            self._ask_order(question, decision)
+            facts: dict[str, Fact] = {"order": number}
+            decision = Decision(wish.intent, number, "order.not_found", facts, asks=asks)
+            if asks:
+                self._ask_order(question, decision)
+            else:
+                self.decisions.append(decision)
 
     def _which(self, wish: Wish, candidates: Sequence[OrderView]) -> Question:
         """The question which of some orders is meant."""
         rule = "order.which" if candidates else "order.ask"
         facts: dict[str, Fact] = {"deed": Label("deed", wish.intent)}
         if candidates:
-            facts["orders"] = tuple(candidates[:CANDIDATES])
+            facts["options"] = tuple(candidates[:CANDIDATES])
         return Question("order", self._action(rule), rule, replace(wish, orders=()), facts)
 
     def _ask_order(self, question: Question, decision: Decision) -> None:
@@ -297,8 +299,7 @@ class _Turn:
         """Decide on each order by itself; what has to be confirmed is asked in one question."""
         asked: dict[str, list[Decision]] = {}
         for order in orders:
-            case = Case(wish, order, self.facts, self.now, self.handbook, agreed, self.reading.text)
-            decision = decide(case)
+            decision = decide(self._case(wish, order, agreed))
             self.decisions.append(decision)
             if decision.write:  # what is decided next has to know of it
                 self.facts = foreseen(self.facts, decision.write, self.now)
@@ -320,7 +321,10 @@ class _Turn:
         (rule, first), *others = asked.items()
         ids = tuple(d.order for d in first if d.order)
         kind: Kind = KIND_OF_RULE.get(rule, "yes")
-        facts = dict(first[0].facts) | {"orders": self._views(ids)}
+        shared = [
+            fact for fact in first[0].facts.items() if all(fact in d.facts.items() for d in first)
+        ]
+        facts = dict(shared) | {"orders": self._views(ids)}
         self._ask(Question(kind, self._action(rule), rule, replace(wish, orders=ids), facts))
         for _, decisions in others:
             later = replace(wish, orders=tuple(d.order for d in decisions if d.order))
@@ -358,16 +362,15 @@ class _Turn:
             self._missed()
 
     def _repeat(self, question: Question | None) -> None:
-        """The decision that led to the open question, once more."""
-        if question:
-            orders = question.wish.orders or (None,)
-            for order in orders:
-                view = self.facts.order(order) if order else None
-                about: dict[str, Fact] = {"order": view.id, "item": view.item} if view else {}
-                facts = dict(question.facts) | about
-                self.decisions.append(
-                    Decision(question.wish.intent, order, question.rule, facts, asks=True)
-                )
+        """What led to the open question, decided once more."""
+        if question is None:
+            return
+        if question.kind in ("yes", "detail"):
+            for order in self._views(question.wish.orders):
+                self.decisions.append(decide(self._case(question.wish, order)))
+        else:
+            facts, intent = question.facts, question.wish.intent
+            self.decisions.append(Decision(intent, None, question.rule, facts, asks=True))
 
     def _missed(self) -> None:
         """Count a message that did not bring the question further."""
@@ -391,6 +394,10 @@ class _Turn:
 
     # -- orders
 
+    def _case(self, wish: Wish, order: OrderView | None, agreed: bool = False) -> Case:
+        text = self.reading.text
+        return Case(wish, order, self.facts, self.now, self.handbook, agreed, text)
+
     def _own(self, orders: Sequence[str]) -> tuple[str, ...]:
         return tuple(o for o in orders if self.facts.order(o))
 
@@ -413,9 +420,16 @@ class _Turn:
 
 KIND_OF_RULE: dict[str, Kind] = {
     "address.ask": "detail",
+    "invoice.title": "detail",
     "return.expired.quality_route": "detail",
     "question.unknown": "human",
 }
+
+
+def _shared(decisions: Sequence[Decision]) -> dict[str, Fact]:
+    """The facts that all decisions have: a question about several orders must not tell one's."""
+    first, *others = (decision.facts for decision in decisions)
+    return {n: fact for n, fact in first.items() if all(o.get(n) == fact for o in others)}
 
 
 def _same(wish: Wish, asked: Wish) -> bool:

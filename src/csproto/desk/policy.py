@@ -9,7 +9,7 @@ it carry a write. What merely calls a human is written at once.
 from collections.abc import Callable
 from datetime import date, datetime, timedelta
 
-from csproto.desk.case import Case, Day, Decision, Fact, Facts, Label
+from csproto.desk.case import Case, Day, Decision, Fact, Facts, Label, Parts
 from csproto.desk.handbook import Handbook
 from csproto.orders import CustomerFacts, OrderView, Write
 
@@ -67,8 +67,7 @@ def return_exchange(case: Case) -> Decision:
 
 def _return_delivered(case: Case) -> Decision:
     order, cause = _order(case), case.wish.slots.get("cause")
-    assert order.delivered_at is not None
-    delivered = case.day(order.delivered_at)
+    delivered = case.day(order.delivered_at or order.created_at)
     days = (case.today - delivered).days
     free, fault = case.window("no_reason_return"), case.window("quality_return")
     until_free, until_fault = delivered + timedelta(days=free), delivered + timedelta(days=fault)
@@ -102,8 +101,8 @@ def _return_asked(case: Case, rule: str, window: int, deadline: date) -> Decisio
         return case.says(
             rule, {"window": str(window), "deadline": Day(deadline), "remedy": remedy}, asks=True
         )
-    detail = "; ".join(filter(None, (slots.get("remedy"), slots.get("cause"), slots.get("reason"))))
-    write = case.write("return", detail or "no reason given")
+    words = [slots.get(name) for name in ("remedy", "cause", "reason")]
+    write = case.write("return", "; ".join([word for word in words if word] + [case.text]))
     return case.says(
         "return.registered", {"deadline": Day(deadline), "remedy": remedy}, write=write
     )
@@ -219,6 +218,8 @@ def not_received(case: Case) -> Decision:
 @wish
 def change_address(case: Case) -> Decision:
     order = _order(case)
+    if order.status == "cancelled":
+        return case.says("address.cancelled")
     if order.status not in ("unpaid", "paid"):
         return case.says("address.locked", {"state": _state(case)})
     given = {
@@ -229,7 +230,7 @@ def change_address(case: Case) -> Decision:
     if not given:
         return case.says("address.ask", asks=True)
     before = {"recipient": order.recipient, "phone": order.phone, "address": order.address}
-    details = ", ".join(filter(None, (before | given).values()))  # what is not named is kept
+    details = Parts(tuple(filter(None, (before | given).values())))  # what is not named is kept
     if not case.agreed:
         return case.says("address.confirm", {"details": details}, asks=True)
     return case.says(
@@ -240,6 +241,8 @@ def change_address(case: Case) -> Decision:
 @wish
 def change_order(case: Case) -> Decision:
     order = _order(case)
+    if order.status == "cancelled":
+        return case.says("change.cancelled")
     if order.status not in ("unpaid", "paid"):
         return case.says("change.locked", {"state": _state(case)})
     if case.open_ticket("change"):
@@ -288,6 +291,8 @@ def invoice(case: Case) -> Decision:
         return case.says("invoice.issued")
     if order.status in ("unpaid", "cancelled"):
         return case.says("invoice.not_due", {"state": _state(case)})
+    if slots.get("tax_id") and not slots.get("title"):
+        return case.says("invoice.title", {"tax_id": slots["tax_id"]}, asks=True)
     title = slots.get("title") or Label("personal", "personal")
     facts: dict[str, Fact] = {"amount": order.amount, "title": title}
     if slots.get("tax_id"):

@@ -6,9 +6,10 @@ The model only chooses among them (`alternatives`), by writing the first words o
 import re
 from collections.abc import Mapping, Sequence
 
-from csproto.desk.case import Day, Decision, Fact, Label
+from csproto.desk.case import Day, Decision, Fact, Label, Parts
 from csproto.desk.dialogue import Outcome, Question
 from csproto.desk.handbook import Handbook, Language
+from csproto.desk.transcript import ORDERS_SHOWN
 from csproto.orders import OrderView
 
 STEM_BEYOND = 8  # characters after the place where a wording differs from all others
@@ -51,8 +52,10 @@ def _shown(name: str, fact: Fact, handbook: Handbook, language: Language) -> str
                 if language == "zh"
                 else f"{day.day} {MONTHS[day.month - 1]}"
             )
+        case Parts(parts):
+            return ("，" if language == "zh" else ", ").join(parts)
         case tuple():
-            return _order_list(fact, handbook, language, with_state=name == "list")
+            return _order_list(name, fact, handbook, language)
         case int():
             return f"¥{fact / 100:.2f}"
     return fact
@@ -67,16 +70,20 @@ def _label(label: Label, handbook: Handbook, language: Language) -> str:
 
 
 def _order_list(
-    orders: Sequence[OrderView], handbook: Handbook, language: Language, with_state: bool
+    name: str, orders: Sequence[OrderView], handbook: Handbook, language: Language
 ) -> str:
+    """Orders with their articles; as a `list` with their states, as `options` joined by "or"."""
     entries = []
-    for order in orders:
-        state = handbook.label("status", order.status, language)
-        if language == "zh":
-            entries.append(f"{order.id}（{order.item}{'，' + state if with_state else ''}）")
-        else:
-            entries.append(f"{order.id} ({order.item}{', ' + state if with_state else ''})")
-    return "、".join(entries) if language == "zh" else ", ".join(entries)
+    for order in orders[:ORDERS_SHOWN]:
+        words = [order.item]
+        if name == "list":
+            words.append(handbook.label("status", order.status, language))
+        inside = ("，" if language == "zh" else ", ").join(words)
+        entries.append(f"{order.id}（{inside}）" if language == "zh" else f"{order.id} ({inside})")
+    if language == "zh":
+        return "、".join(entries)
+    last = {"orders": " and ", "options": " or "}.get(name, ", ")
+    return last.join([", ".join(entries[:-1]), entries[-1]] if len(entries) > 1 else entries)
 
 
 def alternatives(outcome: Outcome, handbook: Handbook, language: Language) -> list[str]:

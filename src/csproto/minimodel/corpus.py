@@ -299,8 +299,9 @@ class _Dialogue:
             "invoice": {"invoice": "issued"},
         }.get(write.kind, {})
         orders = tuple(
-            replace(o, **changes) if o.id == write.order_id else o for o in self.facts.orders
-        )  # type: ignore[arg-type]
+            replace(o, **changes) if o.id == write.order_id else o  # type: ignore[arg-type]
+            for o in self.facts.orders
+        )
         urged = (
             {**self.facts.urged_at, write.order_id: self.now}
             if write.kind == "urge"

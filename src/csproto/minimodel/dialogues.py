@@ -292,7 +292,7 @@ class Talk:
 
 def _offered(question: Question | None) -> Sequence[Any]:
     """The orders that an open question showed."""
-    shown = question.facts.get("orders", ()) if question and question.kind == "order" else ()
+    shown = question.facts.get("options", ()) if question and question.kind == "order" else ()
     return shown if isinstance(shown, tuple) else ()
 
 

@@ -9,6 +9,7 @@ import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, NamedTuple
 
 from csproto.desk.handbook import Handbook
@@ -36,8 +37,17 @@ PLAIN_REASONS = {
     "complaint": "reasons_complaint",
     "payment_issue": "reasons_payment",
 }
+NAMING = 0.3  # share of wishes that certainly name an order
 FOREIGN = 0.12  # share of typed numbers that are none of the customer's
 LONGEST_SLOT = 120
+
+
+@cache
+def naming(language: str, intent: str) -> list[Line]:
+    """The entries of a wish that name an order, by number, article or place."""
+    blanks = {"{order}", "{item}", "{ref}"}
+    entries = lists(language)[intent]
+    return [line for line in entries if any(blank in line[0].text for blank in blanks)]
 
 
 class Said(NamedTuple):
@@ -80,7 +90,9 @@ class Speaker:
 
     def wish(self, intent: str, line: Line | None = None) -> Said:
         """A message with one wish."""
-        line = line or self._entry(intent)
+        line = line or (
+            self._naming(intent) if self.pick.random() < NAMING else self._entry(intent)
+        )
         filled = self._fill(line[0], intent)
         text = self._rough(filled)
         if self.pick.random() < 0.06 and intent != "other":  # something before it, as chatters do
@@ -146,6 +158,10 @@ class Speaker:
         return (text, tuple(filled.orders)) if text and filled.orders else None
 
     # -- inside
+
+    def _naming(self, intent: str) -> Line:
+        """An entry that names an order in some way; any entry where the list has none."""
+        return self.pick.choice(naming(self.language, intent) or lists(self.language)[intent])
 
     def _entry(self, name: str) -> Line:
         return self.pick.choice(lists(self.language)[name])

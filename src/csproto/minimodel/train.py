@@ -36,6 +36,7 @@ USER_WEIGHT = 0.15
 # third of the work.
 USER_SHARE = 0.2
 INTENT_WEIGHT = 3.0  # on the tokens that name act or intent: the hardest choices of all
+ORDER_WEIGHT = 2.0  # on the ids of orders: looking up a reference is the skill that takes longest
 REPLY_WEIGHT = 0.3  # on the first words of a reply: any of its wordings is right
 CHUNK = 1_024  # conversations generated, sorted by length and batched together
 
@@ -127,16 +128,13 @@ def encoded(pieces: list[Piece], plain: Tokenizer, rough: Tokenizer) -> Row:
         elif piece.learn < 0:
             start = len(row.ids)
             add(piece.content, 1.0)
-            row.weights[start:] = [
-                INTENT_WEIGHT if token in chosen else 1.0 for token in row.ids[start:]
-            ]
+            row.weights[start:] = _triage_weights(row.ids[start:], plain)
         else:
             add(piece.content[: piece.learn], REPLY_WEIGHT)
             add(piece.content[piece.learn :], 0.0)
         add("<|im_end|>", 1.0 if piece.learn < 0 else 0.0)
         add("\n", 0.0)
 
-    chosen = _choices(plain)
     exact = pieces[0].content == "copy"  # what has to be repeated is read as it will be written
     branches = 0
     for piece in pieces:
@@ -148,6 +146,16 @@ def encoded(pieces: list[Piece], plain: Tokenizer, rough: Tokenizer) -> Row:
             place, branch = fork, 0
         message(piece, plain if exact else rough)
     return row
+
+
+def _triage_weights(ids: list[int], tokenizer: Tokenizer) -> list[float]:
+    """The loss of each token of a triage."""
+    chosen, begin, end = _choices(tokenizer), *map(tokenizer.token_to_id, (',"orders":["', '"]'))
+    weights, inside = [], False
+    for token in ids:
+        weights.append(INTENT_WEIGHT if token in chosen else ORDER_WEIGHT if inside else 1.0)
+        inside = token == begin or (inside and token != end)
+    return weights
 
 
 @cache
