@@ -83,6 +83,7 @@ class CustomerFacts:
     address_matches: bool = True
     urged_at: Mapping[str, datetime] = field(default_factory=dict)  # order id to the time of its last urge ticket
     open_tickets: frozenset[tuple[str, str]] = frozenset()  # kind and order id of what a human has not closed yet
+    language: str = "zh"  # of the customer's account
 
     def order(self, order_id: str) -> OrderView | None:
         """This customer's order, or None: somebody else's looks like one that does not exist."""
@@ -253,7 +254,7 @@ class OrderApi:
 
     def _facts(self, customer_id: str) -> CustomerFacts:
         with Session(self.engine) as session:
-            joined_at, failed_payments, address_matches = _customer(session, customer_id)
+            joined_at, failed_payments, address_matches, language = _customer(session, customer_id)
             orders = session.scalars(
                 select(Order).where(Order.customer_id == customer_id).order_by(Order.created_at.desc(), Order.id)
             )
@@ -273,6 +274,7 @@ class OrderApi:
                 address_matches,
                 {row[0]: row[1] for row in urges},
                 frozenset((row[0], row[1]) for row in opened),
+                language,
             )
 
     def _write(self, key: str, customer_id: str, write: Write, now: datetime, why: str) -> int:
@@ -370,9 +372,9 @@ def _ticket(session: Session, customer_id: str, write: Write, now: datetime) -> 
     return ticket
 
 
-def _customer(database: Session | Connection, customer_id: str, lock: bool = False) -> Row[datetime, int, bool]:
+def _customer(database: Session | Connection, customer_id: str, lock: bool = False) -> Row[datetime, int, bool, str]:
     """Since when, failed payments and whether the addresses match; columns only, because every turn asks. `lock` makes an erasure wait. Raises CustomerUnknown."""
-    columns = select(Customer.joined_at, Customer.failed_payments, Customer.address_matches)
+    columns = select(Customer.joined_at, Customer.failed_payments, Customer.address_matches, Customer.language)
     found = columns.where(Customer.id == customer_id)
     row = database.execute(found.with_for_update(read=True) if lock else found).one_or_none()
     if row is None:

@@ -6,7 +6,6 @@ from zoneinfo import ZoneInfo
 import pytest
 from sqlalchemy.orm import Session
 
-from conftest import wish
 from csproto.desk.conversation import (
     KEPT_TURNS,
     WINDOW,
@@ -15,10 +14,11 @@ from csproto.desk.conversation import (
     UnderWay,
     resume,
 )
-from csproto.desk.dialogue import Outcome
+from csproto.desk.state import Outcome
 from csproto.desk.transcript import Message, opening
 from csproto.orders import OrderApi
 from csproto.store import ConversationRow
+from rehearsed import wish
 
 ZONE = ZoneInfo("Asia/Shanghai")
 

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from hypothesis.strategies import composite
 
 from csproto import demo
-from csproto.desk.dialogue import Reading, State, respond
+from csproto.desk.dialogue import respond
 from csproto.desk.handbook import default_handbook
 from csproto.desk.lexicon import begins_with_yes
 from csproto.desk.reply import alternatives, stems
+from csproto.desk.state import Reading, State
 from csproto.desk.triage import Triage, Wish, from_wire
 from csproto.minimodel.customers import MemoryShop
 from csproto.orders import OrderApi

@@ -15,7 +15,7 @@ OWN = ["123456", "789012", "JD202611050017", "7301", "A20261"]
         ("JD-2026 1105 0017", ["JD-2026 1105 0017"]),
         ("https://shop.example/item/99887766?x=123456 这个", []),
         ("two of them", []),
-        ("phone +86 138 0013 8000", ["86 138 0013 8000"]),
+        ("phone +86 138 0013 8000", ["+86 138 0013 8000"]),
     ],
 )
 def test_numbers_are_found_as_typed(text: str, numbers: list[str]) -> None:

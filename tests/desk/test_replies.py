@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from csproto.desk.case import Parts
-from csproto.desk.dialogue import Outcome
 from csproto.desk.handbook import Handbook, Language, default_handbook
 from csproto.desk.reply import PLACEHOLDER, alternatives, ask_text, stems
+from csproto.desk.state import Outcome
 from csproto.measure.replies import PAGE, page
 from csproto.measure.situations import Key, situations
 

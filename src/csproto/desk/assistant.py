@@ -14,10 +14,10 @@ from csproto.desk.admission import Admission, MessageRefused
 from csproto.desk.case import Decision
 from csproto.desk.choices import choices
 from csproto.desk.conversation import Conversation, UnderWay
-from csproto.desk.dialogue import Outcome, Reading
-from csproto.desk.handbook import Handbook, default_handbook
+from csproto.desk.handbook import Handbook, Language, default_handbook
 from csproto.desk.reader import Call, Reader
 from csproto.desk.reply import alternatives, language_of, stems
+from csproto.desk.state import Outcome, Reading
 from csproto.desk.transcript import Message
 from csproto.desk.triage import Triage, Wish
 from csproto.desk.turn import Decided, Done, Event, Said, Turn, Understood
@@ -26,6 +26,7 @@ from csproto.orders import CustomerFacts, OrderMoved, OrderSystem, OrderSystemDo
 
 __all__ = ["Assistant", "Decided", "Done", "Event", "MessageRefused", "Said", "Turn", "Understood"]
 
+NEEDS_NOTHING = ("other", "shop_question")  # wishes that can be answered without an order
 DECISIONS = 3  # how often a decision is taken again because its order has moved on meanwhile
 SUMMARY_LINES, LINE = 5, 200  # what a human reads first: the customer's last lines, cut to a length
 logger = logging.getLogger(__name__)
@@ -68,7 +69,10 @@ class Assistant:
         """
         facts = self.orders.facts(customer_id)
         start = transcript.opening(facts.orders, self.handbook.values.zone, nonce)
-        return Conversation(customer_id, self.clock(), transcript=[start], seen=facts.orders)
+        language: Language = "en" if facts.language == "en" else "zh"
+        return Conversation(
+            customer_id, self.clock(), language=language, transcript=[start], seen=facts.orders
+        )
 
     def turn(self, conversation: Conversation, text: str) -> Turn:
         """Answer one message. Raises MessageRefused, EngineError and CustomerUnknown.
@@ -221,19 +225,21 @@ class _Line:
             )
 
     def _without_facts(self, understood: Triage) -> Outcome:
-        """The order system does not answer.
-
-        Small talk goes on, everything else is left to a human.
-        """
-        state = self.conversation.state
-        if (
-            all(wish.intent == "other" and not wish.orders for wish in understood.wishes)
-            and not state.question
-        ):
-            return Outcome((Decision("other", None, "other.small_talk"),), state)
+        """While the order system does not answer, what needs an order goes to a human."""
+        conversation, handbook = self.conversation, self.desk.handbook
+        state, question = conversation.state, conversation.state.question
+        if not question and all(wish.intent in NEEDS_NOTHING for wish in understood.wishes):
+            nothing_known = CustomerFacts(conversation.customer_id, (), self.now)
+            reading = Reading(self.text, understood)
+            return dialogue.respond(reading, nothing_known, state, self.now, handbook)
+        asked = ""
+        if question:  # a bare yes would tell the human nothing
+            orders = ", ".join(question.wish.orders) or "no order"
+            asked = f"answer to {question.action} ({orders}): "
         intent = understood.wishes[0].intent if understood.wishes else None
-        write = Write("unavailable", "", self.text[:500], escalated=True)
-        return Outcome((Decision(intent, None, "system.unavailable", write=write),), state)
+        write = Write("unavailable", "", (asked + self.text)[:500], escalated=True)
+        decision = Decision(intent, None, "system.unavailable", write=write)
+        return Outcome((decision,), state, again=question is not None)
 
     # -- write
 

@@ -3,8 +3,8 @@
 Pressing one sends its text, so a chat reads the same pressed or typed.
 """
 
-from csproto.desk.dialogue import Question
 from csproto.desk.handbook import Handbook, Language
+from csproto.desk.state import Question
 
 YES = {"zh": "是", "en": "Yes"}
 NO = {"zh": "否", "en": "No"}

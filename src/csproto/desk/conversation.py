@@ -12,8 +12,8 @@ from sqlalchemy import insert, select, update
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
-from csproto.desk.dialogue import Outcome, State
 from csproto.desk.handbook import Language
+from csproto.desk.state import Outcome, State
 from csproto.desk.transcript import Message, opening
 from csproto.errors import CsprotoError
 from csproto.orders import OrderView

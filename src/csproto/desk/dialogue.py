@@ -1,81 +1,31 @@
-"""What a message does with the dialogue.
+"""What a message does with the dialogue: its wishes, the orders they mean, what stays open.
 
-Which wishes it means, about which orders, and what stays open. Pure.
-
-The order of things: a yes or no to the open question, then the message's wishes, then what waited.
+Pure. The order of things: a yes or no to the open question, then the message's wishes, then the
+wishes that waited.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
-from typing import Any, Literal
 
 from csproto.desk.case import Case, Decision, Fact, Label
 from csproto.desk.handbook import Handbook
 from csproto.desk.lexicon import begins_with_yes
 from csproto.desk.policy import decide
-from csproto.desk.triage import Triage, Wish
+from csproto.desk.state import Kind, Outcome, Question, Reading, State
+from csproto.desk.triage import Wish
 from csproto.orders import CustomerFacts, OrderView, Write, foreseen
 
-Kind = Literal["yes", "order", "detail", "reading", "human"]  # what an open question waits for
-
-# Wishes that change nothing: an open question stays open through them.
-ASIDE = ("order_status", "tracking_number", "refund_status", "shop_question", "other")
 OFFER_AFTER, HAND_OVER_AFTER = 2, 3  # times in a row that a question was not answered
+# Wishes that change nothing: a question that they bring up only comes before the open one.
+ASIDE = ("order_status", "tracking_number", "refund_status")
 CANDIDATES = 6  # orders to choose from in one question
-
-
-@dataclass(frozen=True)
-class Question:
-    """A question that waits for the customer.
-
-    wish: what it is about, with the orders asked about. action: of the rule that asked.
-    readings: the two intents between which the customer chooses, for `reading`.
-    """
-
-    kind: Kind
-    action: str
-    rule: str
-    wish: Wish
-    facts: Mapping[str, Fact] = field(default_factory=dict)
-    readings: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class State:
-    """What carries over from turn to turn.
-
-    focus: the orders under discussion. last: the last wish. misses: messages in a row that did not
-    answer the open question. queue: wishes that wait for the question before them.
-    """
-
-    focus: tuple[str, ...] = ()
-    last: Wish | None = None
-    question: Question | None = None
-    queue: tuple[Wish, ...] = ()
-    misses: int = 0
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """The decisions on one message and the state after it.
-
-    again: the open question is put once more.
-    """
-
-    decisions: tuple[Decision, ...]
-    state: State
-    again: bool = False
-
-
-@dataclass(frozen=True)
-class Reading:
-    """A message as it was read: its triage, and how sure the model is of the first wish."""
-
-    text: str
-    triage: Triage
-    sure: float = 1.0
-    runner_up: str | None = None
+KIND_OF_RULE: dict[str, Kind] = {  # what a rule's question waits for, if not a yes
+    "address.ask": "detail",
+    "invoice.title": "detail",
+    "return.expired.quality_route": "detail",
+    "question.unknown": "human",
+}
 
 
 def respond(
@@ -131,56 +81,43 @@ class _Turn:
 
     def ask_reading(self) -> None:
         """Offer the two likeliest readings of a message."""
-        first = self.reading.triage.wishes[0]
+        first, rule = self.reading.triage.wishes[0], "unsure.clarify"
         readings = (first.intent, str(self.reading.runner_up))
-        labels = {
-            name: Label("wish", value)
-            for name, value in zip(("first", "second"), readings, strict=True)
-        }
+        labels = {"first": Label("wish", readings[0]), "second": Label("wish", readings[1])}
         self.decisions.append(Decision(None, None, "unsure.clarify", labels, asks=True))
         self.state = replace(self.state, focus=self._own(first.orders) or self.state.focus)
-        self._ask(
-            Question(
-                "reading", self._action("unsure.clarify"), "unsure.clarify", first, labels, readings
-            )
-        )
+        self._ask(Question("reading", self._action(rule), rule, first, labels, readings))
         self._missed()
 
     def confirmed(self, question: Question) -> None:
         """Carry out what was asked about, if the message itself begins with a yes."""
-        if question.kind not in ("yes", "human") or not begins_with_yes(
-            self.reading.text, self.handbook.lexicon
-        ):
-            self.asked(
-                self.reading.triage.wishes
-            ) if self.reading.triage.wishes else self._put_again()
+        wishes = self.reading.triage.wishes
+        heard = begins_with_yes(self.reading.text, self.handbook.lexicon)
+        if question.kind not in ("yes", "human") or not heard:
+            self.asked(wishes) if wishes else self._put_again()
             return
-        same, *_ = [*(w for w in self.reading.triage.wishes if _same(w, question.wish)), None]
+        same = next((wish for wish in wishes if _same(wish, question.wish)), None)
         if same and self._changes(question.wish, same):  # "yes, but made out to my company"
-            self.asked(self.reading.triage.wishes)
+            self.asked(wishes)
             return
         self._close()
         if question.kind == "human":
             self._run(Wish("human_agent"))
         else:
             self._run(_merged(question.wish, same) if same else question.wish, agreed=True)
-        self.asked(wish for wish in self.reading.triage.wishes if wish != same)
-
-    def _changes(self, asked: Wish, said: Wish) -> bool:
-        """Whether a wish has details that the question did not name."""
-        slots = self.handbook.wishes[asked.intent].slots
-        new = {n for n, value in said.slots.items() if asked.slots.get(n) != value}
-        return any(not slots[name].unasked for name in new)
+        self.asked(wish for wish in wishes if wish != same)
 
     def denied(self, question: Question) -> None:
-        """Drop what was asked about."""
+        """Drop what was asked about, and take what is wanted instead."""
         self._close()
-        wishes = self.reading.triage.wishes
+        wishes = [
+            wish
+            for wish in self.reading.triage.wishes
+            if not _same(wish, question.wish) or self._changes(question.wish, wish)
+        ]
         if not wishes:
-            orders = self._views(question.wish.orders)
-            facts: dict[str, Fact] = (
-                {"orders": orders, "deed": Label("deed", question.wish.intent)} if orders else {}
-            )
+            orders, deed = self._views(question.wish.orders), Label("deed", question.wish.intent)
+            facts: dict[str, Fact] = {"orders": orders, "deed": deed} if orders else {}
             self.decisions.append(Decision(question.wish.intent, None, "pending.dropped", facts))
         self.asked(wishes)
 
@@ -188,32 +125,32 @@ class _Turn:
         """Run the open or last wish again with what was put right."""
         base = self.before.question.wish if self.before.question else self.before.last
         wishes = self.reading.triage.wishes
-        if wishes and (base is None or wishes[0].intent not in (base.intent, "other")):
-            self.asked(wishes)
-        elif base is None:
+        if base is None and not wishes:
             self._say("other.small_talk", "other")
+        elif base is None or (wishes and wishes[0].intent not in (base.intent, "other")):
+            self.asked(wishes)
         elif wishes:
-            first = replace(wishes[0], intent=base.intent)
-            self.asked([_merged(base, first), *wishes[1:]])
+            slots = dict(base.slots) | dict(wishes[0].slots)
+            first = Wish(base.intent, wishes[0].orders or base.orders, slots)
+            self.state = replace(self.state, question=None)
+            self.asked([first, *wishes[1:]])
         else:  # "no, the other one"
-            self._run_on(
-                base, [o for o in self._candidates(base.intent) if o.id not in base.orders]
-            )
+            others = [o for o in self._candidates(base.intent) if o.id not in base.orders]
+            self._run_on(base, others)
 
-    def asked(self, wishes: Sequence[Wish] | Any) -> None:
+    def asked(self, wishes: Iterable[Wish]) -> None:
         """Take the wishes of a message one after the other.
 
-        Those behind a question wait in the queue.
+        Those behind a question that has just come up wait in the queue.
         """
         waiting = list(wishes)
         if not waiting and not self.decisions:
             self._say("other.small_talk", "other")
-        while waiting:
-            wish = waiting.pop(0)
-            if self._asks_now() and self._changes_something(wish):
-                self.state = replace(self.state, queue=(*self.state.queue, wish))
+        for wish in waiting:
+            if self._asks_now() and self._may_ask(wish):
+                self._later(wish)
             else:
-                self._run(self._completed(wish))
+                self._run_completed(wish)
 
     def outcome(self) -> Outcome:
         """The result; a wish that waited comes up when nothing is open any more."""
@@ -222,21 +159,36 @@ class _Turn:
             self.state = replace(self.state, queue=tuple(rest))
             self._run(wish)
         if self.state.question and self.state.question is self.before.question and not self.again:
-            self._put_again(missed=all(d.rule == "other.small_talk" for d in self.decisions))
+            missed = all(d.rule == "other.small_talk" for d in self.decisions)
+            self._leave_open(self.state.question, missed)
+        elif self.state.behind and not self.state.question:
+            question = self.state.behind
+            self.state = replace(self.state, question=question, behind=None)
+            self._leave_open(question)
         return Outcome(tuple(self.decisions), self.state, self.again)
 
     # -- a wish and its orders
 
-    def _completed(self, wish: Wish) -> Wish:
-        """A wish with what the open question already knows of it."""
+    def _run_completed(self, wish: Wish) -> None:
+        """Run a wish with what the open question already knows of it."""
         question = self.state.question
-        if question is None:
-            return wish
-        if wish.intent == "other" and wish.orders:  # a bare number answers the question
+        if question and wish.intent == "other" and wish.orders:  # a bare number answers it
             wish = replace(wish, intent=question.wish.intent)
-        if wish.intent != question.wish.intent or question.kind == "reading":
-            return wish
-        return _merged(question.wish, wish)
+        if question is None or wish.intent != question.wish.intent:
+            self._run(wish)
+            return
+        asked, new = question.wish, [o for o in wish.orders if o not in question.wish.orders]
+        if question.kind == "yes" and new and asked.orders:  # "and 160001 as well"
+            if wish.slots or asked.slots:  # each with details of its own: the newest first
+                self._later(asked)
+                self._run(wish)
+            else:
+                self._run(replace(wish, orders=(*asked.orders, *new)))
+            return
+        left = tuple(o for o in asked.orders if o not in wish.orders)
+        if question.kind == "detail" and wish.orders and left:  # the answer is for one of them
+            self._later(replace(asked, orders=left))
+        self._run(_merged(asked, wish))
 
     def _run(self, wish: Wish, agreed: bool = False) -> None:
         """Find the orders that a wish is about, and decide on each."""
@@ -248,7 +200,7 @@ class _Turn:
             if not orders:
                 return
         if not kind.needs_order:
-            self._decide(wish, [self.facts.order(orders[0])] if orders else [None])
+            self._decide(wish, self._views(orders) or [None])
         elif wish.intent == "order_status" and wish.slots.get("list"):
             self._decide(wish, [None])
         elif orders or self.state.focus:
@@ -262,9 +214,8 @@ class _Turn:
             self._decide(wish, candidates)
             return
         question = self._which(wish, candidates)
-        self._ask_order(
-            question, Decision(wish.intent, None, question.rule, question.facts, asks=True)
-        )
+        decision = Decision(wish.intent, None, question.rule, question.facts, asks=True)
+        self._ask_order(question, decision)
 
     def _not_found(self, wish: Wish, numbers: Sequence[str], asks: bool) -> None:
         """The same words for somebody else's order and for one that does not exist."""
@@ -285,16 +236,6 @@ class _Turn:
             facts["options"] = tuple(candidates[:CANDIDATES])
         return Question("order", self._action(rule), rule, replace(wish, orders=()), facts)
 
-    def _ask_order(self, question: Question, decision: Decision) -> None:
-        before = self.before.question
-        again = before is not None and before.kind in ("order", "human")
-        again = again and before is not None and before.wish.intent == question.wish.intent
-        self.decisions.append(decision)
-        self.state = replace(self.state, last=question.wish)
-        self._ask(question)
-        if again:
-            self._missed()
-
     def _decide(self, wish: Wish, orders: Sequence[OrderView | None], agreed: bool = False) -> None:
         """Decide on each order by itself; what has to be confirmed is asked in one question."""
         asked: dict[str, list[Decision]] = {}
@@ -306,49 +247,79 @@ class _Turn:
             if decision.asks:
                 asked.setdefault(decision.rule, []).append(decision)
         ids = tuple(order.id for order in orders if order)
-        self.state = replace(
-            self.state, focus=ids or self.state.focus, last=replace(wish, orders=ids)
-        )
-        if asked and wish.intent in ASIDE and self.before.question:
-            return  # what was open stays open
-        if asked:
-            self._ask_about(wish, asked)
-        elif wish.intent not in ASIDE and not agreed:
-            self._close()  # another wish takes the place of what was open
+        last = replace(wish, orders=ids)
+        self.state = replace(self.state, focus=ids or self.state.focus, last=last)
+        if not asked:
+            self._settle(last)
+        elif wish.intent != "shop_question" or not self.before.question:
+            self._ask_about(wish, asked)  # an offer of a human leaves what was open open
 
     def _ask_about(self, wish: Wish, asked: Mapping[str, Sequence[Decision]]) -> None:
         """Put the first rule's question about all its orders; another rule's question waits."""
         (rule, first), *others = asked.items()
         ids = tuple(d.order for d in first if d.order)
         kind: Kind = KIND_OF_RULE.get(rule, "yes")
-        shared = [
-            fact for fact in first[0].facts.items() if all(fact in d.facts.items() for d in first)
-        ]
-        facts = dict(shared) | {"orders": self._views(ids)}
+        facts = _shared(first) | {"orders": self._views(ids)}
         self._ask(Question(kind, self._action(rule), rule, replace(wish, orders=ids), facts))
         for _, decisions in others:
-            later = replace(wish, orders=tuple(d.order for d in decisions if d.order))
             self.decisions = [d for d in self.decisions if d not in decisions]
-            self.state = replace(self.state, queue=(*self.state.queue, later))
+            self._later(replace(wish, orders=tuple(d.order for d in decisions if d.order)))
 
     # -- the open question
 
     def _ask(self, question: Question) -> None:
+        """Open a question; asking the same kind of thing again is no progress."""
         before = self.before.question
-        same = before is not None and before.kind in (question.kind, "human")
-        self.state = replace(
-            self.state, question=question, misses=self.before.misses if same else 0
-        )
+        stuck = question.kind in ("order", "reading") and before is not None
+        stuck = stuck and before is not None and before.kind in (question.kind, "human")
+        misses = self.before.misses if stuck else 0
+        aside = question.kind == "reading" or question.wish.intent in ASIDE
+        if before and self.state.question is before and aside and before.kind != "human":
+            other = question.wish.intent != before.wish.intent or question.kind != before.kind
+            self.state = replace(self.state, behind=before if other else self.state.behind)
+        self.state = replace(self.state, question=question, misses=misses)
+
+    def _ask_order(self, question: Question, decision: Decision) -> None:
+        before = self.before.question
+        again = before is not None and before.kind in ("order", "human")
+        again = again and before is not None and before.wish.intent == question.wish.intent
+        self.decisions.append(decision)
+        self.state = replace(self.state, last=question.wish)
+        self._ask(question)
+        if again:
+            self._missed()
+
+    def _settle(self, wish: Wish) -> None:
+        """Close the question that was open before, if a wish without a question answers it."""
+        question = self.before.question
+        if question is None or self.state.question is not question or wish.intent == "other":
+            return
+        answers = wish.intent == question.wish.intent
+        if question.kind == "yes":
+            answers = answers and set(wish.orders) >= set(question.wish.orders)
+        if answers or question.kind in ("reading", "human") or wish.intent == "human_agent":
+            self._close()
 
     def _close(self) -> None:
         self.state = replace(self.state, question=None, misses=0)
+
+    def _later(self, wish: Wish) -> None:
+        self.state = replace(self.state, queue=(*self.state.queue, wish))
 
     def _asks_now(self) -> bool:
         """Whether this very message has led to a question."""
         return self.state.question is not None and self.state.question is not self.before.question
 
-    def _changes_something(self, wish: Wish) -> bool:
+    def _may_ask(self, wish: Wish) -> bool:
         return any(rule.ask for rule in self.handbook.wishes[wish.intent].rules.values())
+
+    def _leave_open(self, question: Question, missed: bool = False) -> None:
+        """Put a question again that was not answered, unless there is nothing left to ask."""
+        decided = [decide(self._case(question.wish, o)) for o in self._views(question.wish.orders)]
+        if question.kind in ("yes", "detail") and not any(d.asks for d in decided):
+            self._close()
+        else:
+            self._put_again(missed)
 
     def _put_again(self, missed: bool = True) -> None:
         """Put the open question once more.
@@ -356,15 +327,13 @@ class _Turn:
         Offer a human, and hand over, when it does not get anywhere.
         """
         self.again = True
-        if not self.decisions:
+        if not self.decisions and self.state.question:
             self._repeat(self.state.question)
         if missed:
             self._missed()
 
-    def _repeat(self, question: Question | None) -> None:
+    def _repeat(self, question: Question) -> None:
         """What led to the open question, decided once more."""
-        if question is None:
-            return
         if question.kind in ("yes", "detail"):
             for order in self._views(question.wish.orders):
                 self.decisions.append(decide(self._case(question.wish, order)))
@@ -375,24 +344,39 @@ class _Turn:
     def _missed(self) -> None:
         """Count a message that did not bring the question further."""
         misses = self.state.misses + 1
-        self.state = replace(self.state, misses=misses)
         if misses >= HAND_OVER_AFTER:
-            self._close()
-            self.again = False
-            self.decisions = [d for d in self.decisions if not d.asks]
-            write = Write("handoff", "", self.reading.text, escalated=True)
-            self.decisions.append(Decision("human_agent", None, "human.after_misses", write=write))
+            self._hand_over()
         elif misses >= OFFER_AFTER:
-            self.decisions.append(Decision(None, None, "human.offer", asks=True))
+            rule = "human.offer"
+            self.decisions.append(Decision(None, None, rule, asks=True))
             wish = self.state.question.wish if self.state.question else Wish("human_agent")
-            question = Question("human", self._action("human.offer"), "human.offer", wish)
-            self.state = replace(self.state, question=question)
+            question = Question("human", self._action(rule), rule, wish)
+            self.state = replace(self.state, question=question, misses=misses)
             self.again = False
+        else:
+            self.state = replace(self.state, misses=misses)
+
+    def _hand_over(self) -> None:
+        """Give the conversation to a human: asking goes on no longer."""
+        self.state = replace(self.state, question=None, misses=0)
+        self.again = False
+        self.decisions = [d for d in self.decisions if not d.asks]
+        if ("handoff", "") in self.facts.open_tickets:
+            self.decisions.append(Decision("human_agent", None, "human.open_already"))
+            return
+        write = Write("handoff", "", self.reading.text, escalated=True)
+        self.decisions.append(Decision("human_agent", None, "human.after_misses", write=write))
+
+    # -- small things
 
     def _say(self, rule: str, intent: str) -> None:
         self.decisions.append(Decision(intent, None, rule))
 
-    # -- orders
+    def _changes(self, asked: Wish, said: Wish) -> bool:
+        """Whether a wish has details that the question did not name."""
+        slots = self.handbook.wishes[asked.intent].slots
+        new = {n for n, value in said.slots.items() if asked.slots.get(n) != value}
+        return any(not slots[name].unasked for name in new)
 
     def _case(self, wish: Wish, order: OrderView | None, agreed: bool = False) -> Case:
         text = self.reading.text
@@ -406,24 +390,12 @@ class _Turn:
 
     def _candidates(self, intent: str) -> list[OrderView]:
         """The customer's orders that a wish fits; all of them when it fits none."""
-        fits = self.handbook.wishes[intent].fits
-        fitting = [
-            o
-            for o in self.facts.orders
-            if all(getattr(o, name) in values for name, values in fits.items())
-        ]
-        return fitting or list(self.facts.orders)
+        fits = self.handbook.wishes[intent].fits.items()
+        orders = self.facts.orders
+        return [o for o in orders if all(getattr(o, n) in v for n, v in fits)] or list(orders)
 
     def _action(self, rule: str) -> str:
         return self.handbook.rules[rule].action
-
-
-KIND_OF_RULE: dict[str, Kind] = {
-    "address.ask": "detail",
-    "invoice.title": "detail",
-    "return.expired.quality_route": "detail",
-    "question.unknown": "human",
-}
 
 
 def _shared(decisions: Sequence[Decision]) -> dict[str, Fact]:

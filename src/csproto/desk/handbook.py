@@ -65,14 +65,16 @@ class Rule(_Part):
 
 
 class Example(_Part):
-    """A message with the triage that an honest reader would write.
+    """A message with the triage that an honest reader would write, for the prompt of a model.
 
-    For the prompt of a large model.
+    In a wish's file the intent is that wish. after, order: the rule whose question it answers.
     """
 
     text: str
-    act: str = "ask"
+    act: Literal["ask", "confirm", "deny", "correct"] = "ask"
     wishes: list[dict[str, Any]] = []
+    after: str = ""
+    order: str = ""
 
 
 class WishFile(_Part):
@@ -91,6 +93,14 @@ class WishFile(_Part):
     needs_order: bool = True
     examples: list[Example] = []
     rules: dict[str, Rule] = {}
+
+
+class DialogueFile(_Part):
+    """The rules of the dialogue itself; and for the prompt, an example's orders and answers."""
+
+    rules: dict[str, Rule]
+    orders: list[dict[str, str]] = []
+    examples: list[Example] = []
 
 
 class Answer(_Part):
@@ -144,11 +154,9 @@ class Handbook:
         self.openings: dict[Opening, dict[Language, list[str]]] = self._raw(
             folder / "openings.yaml"
         )
-        dialogue = self._raw(folder / "dialogue.yaml")["rules"]
-        self.rules: dict[str, Rule] = {
-            name: self._checked(folder / "dialogue.yaml", Rule, rule)
-            for name, rule in dialogue.items()
-        }
+        dialogue = self._read(folder / "dialogue.yaml", DialogueFile)
+        self.rules: dict[str, Rule] = dict(dialogue.rules)
+        self.example_orders, self.examples = dialogue.orders, dialogue.examples
         for wish in wishes:
             self.rules |= wish.rules
 

@@ -4,9 +4,11 @@ They are long, and that is the point: they are the same for all customers, so th
 computes them once.
 """
 
-from csproto.desk.handbook import Handbook, WishFile
+from csproto.desk.handbook import Example, Handbook, WishFile
 from csproto.desk.profile import Profile
-from csproto.desk.transcript import Message
+from csproto.desk.reply import language_of
+from csproto.desk.transcript import NONCE_DIGITS, Message, decided, to_json
+from csproto.desk.triage import Triage, Wish
 
 TASK = """\
 You read the messages of an online shop's customers, in Chinese or English, and write down what \
@@ -30,7 +32,7 @@ def prompt_messages(profile: Profile, handbook: Handbook) -> tuple[Message, ...]
     """The profile's own prompt, else the one that the wish files make."""
     if profile.prompt:
         return (Message("system", profile.prompt),)
-    return (Message("system", instructions(handbook)),)
+    return (Message("system", instructions(handbook)), *example_messages(handbook))
 
 
 def instructions(handbook: Handbook) -> str:
@@ -48,3 +50,39 @@ def _described(wish: WishFile, handbook: Handbook) -> str:
             choices = f" ({', '.join(words)})" if words else ""
             lines.append(f"  {name}{choices}: {slot.meaning}")
     return "\n".join(lines)
+
+
+def example_messages(handbook: Handbook) -> list[Message]:
+    """A conversation in the very wire format, with an example of everything a customer may do."""
+    messages = [
+        Message("system", to_json({"nonce": "0" * NONCE_DIGITS, "orders": handbook.example_orders}))
+    ]
+    for intent, wish in handbook.wishes.items():
+        for example in wish.examples:
+            messages += _exchange(example, intent)
+    for example in handbook.examples:
+        messages += _asked(example, handbook) + _exchange(example, "")
+    return messages
+
+
+def _exchange(example: Example, intent: str) -> list[Message]:
+    """A message and the JSON that is to be written for it."""
+    wishes = []
+    for entry in example.wishes:
+        slots = {n: value for n, value in entry.items() if n not in ("intent", "orders")}
+        wishes.append(Wish(entry.get("intent", intent), tuple(entry.get("orders", ())), slots))
+    wire = Triage(example.act, tuple(wishes)).to_wire()
+    return [Message("user", example.text), Message("assistant", wire)]
+
+
+def _asked(example: Example, handbook: Handbook) -> list[Message]:
+    """The question that an example answers, as the desk puts it."""
+    if not example.after:
+        return []
+    rule, language = handbook.rules[example.after], language_of(example.text, "en")
+    item = next(o["item"] for o in handbook.example_orders if o["id"] == example.order)
+    about = f"{example.order} ({item})"
+    words = rule.ask[language][0].format(
+        orders=about, remedy=handbook.label("remedy", "refund", language)
+    )
+    return [decided([(rule.action, example.order)]), Message("assistant", words)]

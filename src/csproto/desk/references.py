@@ -13,7 +13,7 @@ LINK = re.compile(r"(?:https?://|www\.)\S+", re.I)
 
 # "789012", "JD-2026 1105", "A20261" match, "two" does not: digits, perhaps with letters before and
 # separators within.
-NUMBER = re.compile(r"(?:(?<![A-Za-z])[A-Za-z]{1,4}[- ]?)?\d[0-9A-Za-z]*(?:[ -]\d[0-9A-Za-z]*)*")
+NUMBER = re.compile(r"(?:(?<![A-Za-z])[A-Za-z]{1,4}[- ]?)?\+?\d[0-9A-Za-z]*(?:[ -]\d[0-9A-Za-z]*)*")
 
 
 def canonical(number: str) -> str:
@@ -24,6 +24,15 @@ def canonical(number: str) -> str:
 def numbers_in(text: str) -> list[str]:
     """What in a message could be a number of some kind, as typed, in order of appearance."""
     return list(dict.fromkeys(match[0] for match in NUMBER.finditer(LINK.sub(" ", text))))
+
+
+def copies(text: str) -> list[str]:
+    """The numbers of a message as a slot may copy them: with the letters before them, and without.
+
+    "my number is 138..." must not have to copy "is 138...".
+    """
+    found = [part for typed in numbers_in(text) for part in (typed, _without_letters(typed))]
+    return list(dict.fromkeys(found))
 
 
 def foreign_numbers(text: str, own: Sequence[str]) -> list[str]:
@@ -48,8 +57,12 @@ def foreign_numbers(text: str, own: Sequence[str]) -> list[str]:
 
 def _readings(typed: str) -> list[str]:
     """A typed number as a whole, without letters before it, and each piece of it."""
-    without = re.sub(r"^[A-Za-z]+[ -]?", "", typed)
+    without = _without_letters(typed)
     return list(dict.fromkeys(map(canonical, [typed, without, *re.split("[ -]", without)])))
+
+
+def _without_letters(typed: str) -> str:
+    return re.sub(r"^[A-Za-z]+[ -]?", "", typed)
 
 
 def _means(number: str, own: Sequence[str]) -> bool:

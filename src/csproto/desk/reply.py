@@ -7,8 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 
 from csproto.desk.case import Day, Decision, Fact, Label, Parts
-from csproto.desk.dialogue import Outcome, Question
 from csproto.desk.handbook import Handbook, Language
+from csproto.desk.state import Outcome, Question
 from csproto.desk.transcript import ORDERS_SHOWN
 from csproto.orders import OrderView
 
@@ -20,13 +20,20 @@ MONTHS = (
 
 # "你好" matches, "hello" does not.
 CHINESE = re.compile(r"[\u3400-\u9fff]")
+# "こんにちは" and "안녕" match, "你好" does not.
+OTHER_SCRIPT = re.compile(r"[\u3040-\u30ff\uac00-\ud7af]")
 # "hello" and "où" match, "JD123" and "x" do not: a word, not a number with letters.
 WORD = re.compile(r"(?<![\w])[^\W\d_]{2,}(?![\w])")
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 
 def language_of(text: str, before: Language) -> Language:
-    """Chinese for a message with Chinese characters, English for other words, else as before."""
+    """Chinese for a message in Chinese characters, English for other words, else as before.
+
+    Japanese and Korean are answered in English, as every other language is.
+    """
+    if OTHER_SCRIPT.search(text):
+        return "en"
     if CHINESE.search(text):
         return "zh"
     words = [word for word in WORD.findall(text) if word.lower() not in ("ok", "yes", "no")]

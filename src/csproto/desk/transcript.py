@@ -59,14 +59,14 @@ def opening(orders: Sequence[OrderView], zone: ZoneInfo, nonce: str | None = Non
     """
     nonce = nonce or f"{secrets.randbelow(10**NONCE_DIGITS):0{NONCE_DIGITS}}"
     listed = [order_line(order, zone) for order in orders[:ORDERS_SHOWN]]
-    return Message("system", _json({"nonce": nonce, "orders": listed}))
+    return Message("system", to_json({"nonce": nonce, "orders": listed}))
 
 
 def changes(before: Iterable[OrderView], now: Iterable[OrderView], zone: ZoneInfo) -> list[Message]:
     """The message that tells of orders that are not as the transcript has them; none if all are."""
     known = {order.id: order_line(order, zone) for order in before}
     lines = [line for order in now if (line := order_line(order, zone)) != known.get(order.id)]
-    return [Message("system", _json({"orders": lines}))] if lines else []
+    return [Message("system", to_json({"orders": lines}))] if lines else []
 
 
 def order_line(order: OrderView, zone: ZoneInfo) -> dict[str, str]:
@@ -90,8 +90,9 @@ def decided(decisions: Iterable[tuple[str, str | None]]) -> Message:
     lines = [
         {"action": action} | ({"order": order} if order else {}) for action, order in decisions
     ]
-    return Message("system", _json(lines))
+    return Message("system", to_json(lines))
 
 
-def _json(value: Any) -> str:
+def to_json(value: Any) -> str:
+    """Compact JSON, as the model reads and writes it."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from csproto.desk.handbook import Handbook, WishFile
-from csproto.desk.references import foreign_numbers, numbers_in
+from csproto.desk.references import copies, foreign_numbers
 from csproto.grammar import SAFE_TEXT, SPAN_CHARACTERS, span_rules, terminal
 
 Act = Literal["ask", "confirm", "deny", "correct"]
@@ -79,7 +79,7 @@ def grammar(
     was spoken of before, so `correct` exists.
     """
     orders = [*own_orders, *foreign_numbers(text, own_orders)]
-    numbers = [n for n in numbers_in(text) if SAFE_TEXT.fullmatch(n)]
+    numbers = [n for n in copies(text) if SAFE_TEXT.fullmatch(n)]
     acts = (["confirm", "deny"] if waiting else []) + (["correct"] if begun or waiting else [])
     further = f'("," wish){{0,{MOST_WISHES - 1}}}'
     rules = [_root(acts), f"wishes ::= {terminal(WISHES)} wish {further} {terminal(']')}"]
@@ -140,7 +140,7 @@ def claims_grammar(wish: WishFile, text: str) -> str:
 
     Every slot marked `claim`, empty or 0 where nothing is claimed.
     """
-    numbers = ["", *(n for n in numbers_in(text) if SAFE_TEXT.fullmatch(n))]
+    numbers = ["", *(n for n in copies(text) if SAFE_TEXT.fullmatch(n))]
     claims = {name: slot for name, slot in wish.slots.items() if slot.claim}
     values = {
         name: f"({_choice(numbers)})" if slot.copied else "[0-9]" for name, slot in claims.items()

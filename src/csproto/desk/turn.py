@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from csproto.desk.case import Decision
-from csproto.desk.dialogue import Question
 from csproto.desk.handbook import Handbook, Language
 from csproto.desk.reply import shown
+from csproto.desk.state import Question
 from csproto.desk.triage import Triage
 from csproto.endpoint import Usage
 

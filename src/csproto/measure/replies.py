@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 
-from csproto.desk.dialogue import Outcome
 from csproto.desk.handbook import Handbook, Language, Rule, default_handbook
 from csproto.desk.reply import alternatives, ask_text
+from csproto.desk.state import Outcome
 from csproto.measure.situations import Key, situations
 from csproto.settings import REPOSITORY
 

@@ -11,8 +11,9 @@ from itertools import product
 from typing import Any, get_args
 
 from csproto.desk.case import Decision, Label
-from csproto.desk.dialogue import Outcome, Reading, State, respond
+from csproto.desk.dialogue import respond
 from csproto.desk.handbook import Handbook, Language, Slot
+from csproto.desk.state import Outcome, Reading, State
 from csproto.desk.triage import Act, Triage, Wish
 from csproto.orders import NO_TICKET, CustomerFacts, OrderView, WriteKind
 

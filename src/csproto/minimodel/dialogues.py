@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 from csproto.desk.assistant import Assistant
 from csproto.desk.conversation import Conversation
-from csproto.desk.dialogue import Question
 from csproto.desk.handbook import Handbook, default_handbook
 from csproto.desk.reader import Call, Read
+from csproto.desk.state import Question
 from csproto.desk.transcript import NONCE_DIGITS, Message, Role, clean
 from csproto.desk.triage import Triage
 from csproto.minimodel.customers import order_number, shop

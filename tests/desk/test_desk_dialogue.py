@@ -1,6 +1,6 @@
 """What a message does with the dialogue: which order, what waits for a yes, what stays open."""
 
-from conftest import wish
+from rehearsed import wish
 
 
 def test_a_return_is_asked_about_and_done_after_the_yes(customer) -> None:
