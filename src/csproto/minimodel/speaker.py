@@ -30,24 +30,42 @@ COPIED = {
     "tax_id": "tax_id",
 }
 COLOUR = {"date": "dates", "city": "cities", "name": "names", "money": "", "phone": ""}
-REFERENCES = ("order", "order2", "item", "item2", "ref", "tail", "head")
-BLANKS = {*CAUSES, *COPIED, *COLOUR, *REFERENCES, "reason", "amount", "thing"}
+POINTERS = ("order", "order2", "item", "item2", "ref", "tail", "head")
+BLANKS = {*CAUSES, *COPIED, *COLOUR, *POINTERS, "reason", "amount", "thing"}
+REFERENCES = {  # kinds of reference phrases, with how often each is drawn
+    "item": 22,
+    "nth": 16,
+    "both": 14,
+    "all": 10,
+    "tail": 10,
+    "state": 9,
+    "last": 6,
+    "newest": 5,
+    "oldest": 4,
+    "head": 4,
+}
 PLAIN_REASONS = {
     "cancel_order": "reasons_cancel",
     "complaint": "reasons_complaint",
     "payment_issue": "reasons_payment",
 }
-NAMING = 0.3  # share of wishes that certainly name an order
+NAMING = 0.45  # share of wishes that certainly name an order
 FOREIGN = 0.12  # share of typed numbers that are none of the customer's
 LONGEST_SLOT = 120
 
 
 @cache
-def naming(language: str, intent: str) -> list[Line]:
-    """The entries of a wish that name an order, by number, article or place."""
-    blanks = {"{order}", "{item}", "{ref}"}
-    entries = lists(language)[intent]
-    return [line for line in entries if any(blank in line[0].text for blank in blanks)]
+def references(language: str, kind: str) -> list[Segment]:
+    """The reference phrases of a kind, such as `nth`."""
+    phrases = (line[0] for line in lists(language)["references"])
+    return [p for p in phrases if (p.labels[0] if p.labels else "item").split("=")[0] == kind]
+
+
+@cache
+def naming(language: str, intent: str, blank: str) -> list[Line]:
+    """The entries of a wish that name an order by a blank: `order`, `item` or `ref`."""
+    mark = "{" + blank + "}"
+    return [line for line in lists(language)[intent] if mark in line[0].text]
 
 
 class Said(NamedTuple):
@@ -161,7 +179,10 @@ class Speaker:
 
     def _naming(self, intent: str) -> Line:
         """An entry that names an order in some way; any entry where the list has none."""
-        return self.pick.choice(naming(self.language, intent) or lists(self.language)[intent])
+        blank = self.pick.choice(("order", "item", "ref"))
+        return self.pick.choice(
+            naming(self.language, intent, blank) or lists(self.language)[intent]
+        )
 
     def _entry(self, name: str) -> Line:
         return self.pick.choice(lists(self.language)[name])
@@ -284,8 +305,9 @@ class Speaker:
 
     def _reference(self, filled: _Filled, taken: set[str]) -> str:
         for _ in range(8):
-            segment = self._entry("references")[0]
-            text = self._resolved(segment, filled, taken)
+            kind = self.pick.choices(list(REFERENCES), list(REFERENCES.values()))[0]
+            phrase = self.pick.choice(references(self.language, kind))
+            text = self._resolved(phrase, filled, taken)
             if text:
                 return text
         return self._number(filled, taken)
