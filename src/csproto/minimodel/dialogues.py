@@ -17,15 +17,17 @@ from csproto.desk.conversation import WINDOW, Conversation
 from csproto.desk.handbook import Handbook, default_handbook
 from csproto.desk.reader import Call, Read
 from csproto.desk.state import Question
-from csproto.desk.transcript import NONCE_DIGITS, Message, Role, clean
-from csproto.desk.triage import Triage
+from csproto.desk.transcript import NONCE_DIGITS, Message, Role, clean, opening
+from csproto.desk.triage import Triage, Wish
 from csproto.minimodel.customers import order_number, shop
 from csproto.minimodel.lists import articles, phrases
 from csproto.minimodel.speaker import Said, Speaker
 from csproto.orders import OrderSystemDown
 
 PROMPT = (Message("system", "csproto"),)  # the shipped model knows its work: one word will do
-DRILLS = 0.06  # share of samples in which something only has to be repeated
+COPYING = 0.04  # share of samples in which something only has to be repeated
+FINDING = 0.12  # and of those in which references only have to be looked up
+FOUND = 20  # references behind one list of orders
 OPENINGS = 0.72  # share of samples without any dialogue before the message
 OPENING_MESSAGES = 10  # messages behind one list of orders, each with its triage
 ALTERNATIVES = 6  # other messages at the same place of a dialogue
@@ -82,10 +84,16 @@ def conversations(seed: int, count: int, handbook: Handbook | None = None) -> It
     handbook = handbook or default_handbook()
     for number in range(count):
         pick = random.Random(f"{seed}:{number}")
-        yield drill(pick) if pick.random() < DRILLS else Talk(pick, handbook).transcript()
+        chance = pick.random()
+        if chance < COPYING:
+            yield copying(pick)
+        elif chance < COPYING + FINDING:
+            yield Talk(pick, handbook).finding()
+        else:
+            yield Talk(pick, handbook).transcript()
 
 
-def drill(pick: random.Random) -> list[Piece]:
+def copying(pick: random.Random) -> list[Piece]:
     """Something to repeat word for word, under a prompt of its own: copying takes practice."""
     language = pick.choice(("zh", "en"))
     parts = []
@@ -117,6 +125,22 @@ class Talk:
         self.oracle = Oracle(pick, handbook)
         self.broken = False
 
+    def finding(self) -> list[Piece]:
+        """A list of orders and many ways to name them, under a prompt of its own."""
+        start = opening(self.shop.customer.orders, self.handbook.values.zone, self._nonce())
+        found = [f for _ in range(FOUND) if (f := self.speaker.reference())]
+        answers = [
+            (text, Triage("ask", (Wish("other", orders),)).to_wire()) for text, orders in found
+        ]
+        if not answers:
+            return copying(self.pick)
+        (text, wire), *instead = answers
+        said = [Piece("user", text, instead=tuple(instead)), Piece("assistant", wire, learn=-1)]
+        return [Piece("system", "find"), Piece(*start), *said]
+
+    def _nonce(self) -> str:
+        return f"{self.pick.randrange(10**NONCE_DIGITS):0{NONCE_DIGITS}}"
+
     def transcript(self) -> list[Piece]:
         """A list of orders with many possible messages behind it, or a whole dialogue."""
         desk = Assistant(
@@ -128,9 +152,7 @@ class Talk:
             clock=lambda: self.now,
             messages_per_minute=None,
         )
-        conversation = desk.open(
-            "C", nonce=f"{self.pick.randrange(10**NONCE_DIGITS):0{NONCE_DIGITS}}"
-        )
+        conversation = desk.open("C", nonce=self._nonce())
         pieces = [Piece(*message) for message in (*PROMPT, *conversation.transcript)]
         if self.pick.random() < OPENINGS:
             return pieces + self._said(conversation, OPENING_MESSAGES - 1)[1]

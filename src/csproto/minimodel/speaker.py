@@ -175,6 +175,13 @@ class Speaker:
         text = self._resolved(phrase, filled, set())
         return (text, tuple(filled.orders)) if text and filled.orders else None
 
+    def reference(self) -> tuple[str, tuple[str, ...]] | None:
+        """A reference by itself, with the orders that it means; None if it means none of theirs."""
+        filled = _Filled()
+        text = clean(self._reference(filled, set()))
+        own = tuple(o for o in filled.orders if self.shop.customer.order(o))
+        return (text, own) if own else None
+
     # -- inside
 
     def _naming(self, intent: str) -> Line:
