@@ -1,6 +1,12 @@
 """What a message does with the dialogue: which order, what waits for a yes, what stays open."""
 
+from datetime import timedelta
+
+from sqlalchemy.orm import Session
+
+from csproto.store import Order
 from rehearsed import wish
+from support import NOW
 
 
 def test_a_return_is_asked_about_and_done_after_the_yes(customer) -> None:
@@ -223,3 +229,71 @@ def test_my_orders_are_listed(customer) -> None:
     c016 = customer("C016").hears("what have I ordered?", wish("order_status", list=True))
     assert c016.rules == ["status.list"]
     assert all(number in c016.reply() for number in ("160001", "160005"))
+
+
+def test_a_yes_is_for_the_question_that_was_put(customer, engine) -> None:
+    """The order has arrived meanwhile: the customer agreed to cancel it, not to a return."""
+    c001 = customer("C001").hears("退掉789012", wish("return_exchange", "789012"))
+    assert c001.rules == ["return.not_shipped"]
+    with Session(engine) as session, session.begin():
+        order = session.get_one(Order, "789012")
+        order.shipped_at = order.delivered_at = NOW - timedelta(hours=1)
+    c001.hears("好的", act="confirm")
+    assert (c001.rules, c001.writes) == (["return.no_reason.7d"], [])
+    assert c001.hears("好的", act="confirm").writes == [("return", "789012")]
+
+
+def test_a_yes_for_one_of_two_keeps_what_was_said_of_both(customer, engine) -> None:
+    c016 = customer("C016")
+    c016.hears("invoices to ACME Ltd", wish("invoice", "160002", "160004", title="ACME Ltd"))
+    c016.hears("yes, 160004 only", wish("invoice", "160004"), act="confirm")
+    assert c016.writes == [("invoice", "160004")]
+    with Session(engine) as session:
+        assert session.get_one(Order, "160004").invoice_title == "ACME Ltd"
+        assert session.get_one(Order, "160002").invoice == "none"
+
+
+def test_a_yes_to_one_and_another_one_besides(customer) -> None:
+    c016 = customer("C016").hears("cancel 160002", wish("cancel_order", "160002"))
+    c016.hears("yes, and 160001 too", wish("cancel_order", "160002", "160001"), act="confirm")
+    assert c016.writes == [("cancel", "160002")]
+    assert c016.state.question.wish.orders == ("160001",)
+
+
+def test_two_unknown_numbers_are_one_miss(customer) -> None:
+    c001 = customer("C001")
+    for _ in range(3):
+        c001.hears("999998和999999到哪了", wish("order_status", "999998", "999999"))
+    assert c001.rules.count("human.offer") <= 1
+    c001.hears("999998和999999到哪了", wish("order_status", "999998", "999999"))
+    assert c001.writes == [("handoff", "")]
+
+
+def test_the_other_one_of_one(customer) -> None:
+    c009 = customer("C009").hears("where is it", wish("order_status"))
+    c009.hears("no, the other one", act="correct")
+    assert c009.outcome.decisions[0].order == "900001"
+
+
+def test_thanks_beside_a_wish_is_no_second_answer(customer) -> None:
+    c016 = customer("C016").hears(
+        "cancel 160002, thanks", wish("cancel_order", "160002"), wish("other")
+    )
+    assert c016.rules == ["cancel.confirm"]
+
+
+def test_a_shop_question_is_answered_at_once(customer) -> None:
+    c016 = customer("C016")
+    c016.hears(
+        "cancel 160002. who pays?",
+        wish("cancel_order", "160002"),
+        wish("shop_question", topic="return_cost"),
+    )
+    assert c016.rules == ["cancel.confirm", "question.answered"]
+
+
+def test_no_to_the_offer_of_a_human_drops_nothing_else(customer) -> None:
+    c001 = customer("C001").hears("有绿色的吗", wish("shop_question"))
+    c001.hears("不用", act="deny")
+    assert c001.rules == ["pending.dropped"]
+    assert "orders" not in c001.outcome.decisions[0].facts

@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -22,7 +23,14 @@ from csproto.desk.transcript import Message
 from csproto.desk.triage import Triage, Wish
 from csproto.desk.turn import Decided, Done, Event, Said, Turn, Understood
 from csproto.endpoint import EngineError, StopSignal
-from csproto.orders import CustomerFacts, OrderMoved, OrderSystem, OrderSystemDown, Write
+from csproto.orders import (
+    NO_TICKET,
+    CustomerFacts,
+    OrderMoved,
+    OrderSystem,
+    OrderSystemDown,
+    Write,
+)
 
 __all__ = ["Assistant", "Decided", "Done", "Event", "MessageRefused", "Said", "Turn", "Understood"]
 
@@ -93,12 +101,13 @@ class Assistant:
         began = time.perf_counter()
         with self.admission.admitted(conversation, text) as message:
             line = _Line(self, conversation, message, stop or StopSignal(), began)
-            line.read_orders()
-            yield Understood(line.understand())
-            line.decide()
-            yield Decided(line.write())
-            yield from line.reply()
-            yield Done(line.close())
+            with line.undone_if_nothing_is_written():
+                line.read_orders()
+                yield Understood(line.understand())
+                line.decide()
+                yield Decided(line.write())
+                yield from line.reply()
+                yield Done(line.close())
 
     def turns(
         self, batch: Iterable[tuple[Conversation, str]], *, workers: int = 8
@@ -140,7 +149,19 @@ class _Line:
         under_way = conversation.under_way
         self.interrupted = under_way if under_way and under_way.text == text else None  # by a crash
         self.outcome = Outcome((), conversation.state)
+        self.before = replace(conversation, transcript=[*conversation.transcript])
+        self.written = False
         self.first_text_at = 0.0
+
+    @contextmanager
+    def undone_if_nothing_is_written(self) -> Iterator[None]:
+        """Leave the conversation as it was when the turn fails or is given up before it wrote."""
+        try:
+            yield
+        except BaseException:
+            if not self.written:
+                vars(self.conversation).update(vars(self.before))
+            raise
 
     # -- orders of the customer
 
@@ -150,13 +171,18 @@ class _Line:
         What has changed since the last turn is told to the model.
         """
         conversation, zone = self.conversation, self.desk.handbook.values.zone
-        try:
-            self.facts = self.desk.orders.facts(conversation.customer_id)
-        except OrderSystemDown:
+        self.facts = self._facts()
+        if self.facts is None:
             return  # the message may need no order; if it does, it is left to a human
         conversation.transcript += transcript.changes(conversation.seen, self.facts.orders, zone)
         conversation.seen = self.facts.orders
         conversation.trim(zone)
+
+    def _facts(self) -> CustomerFacts | None:
+        try:
+            return self.desk.orders.facts(self.conversation.customer_id)
+        except OrderSystemDown:
+            return None
 
     # -- triage
 
@@ -212,9 +238,8 @@ class _Line:
         elif self.facts is None:
             self.outcome = self._without_facts(self.turn.triage)
         else:
-            reading = Reading(
-                self.text, self.turn.triage, self.turn.sure or 1.0, self.turn.runner_up
-            )
+            sure = 1.0 if self.turn.sure is None else self.turn.sure
+            reading = Reading(self.text, self.turn.triage, sure, self.turn.runner_up)
             self.outcome = dialogue.respond(
                 reading,
                 self.facts,
@@ -228,7 +253,8 @@ class _Line:
         """While the order system does not answer, what needs an order goes to a human."""
         conversation, handbook = self.conversation, self.desk.handbook
         state, question = conversation.state, conversation.state.question
-        if not question and all(wish.intent in NEEDS_NOTHING for wish in understood.wishes):
+        simple = understood.act == "ask" and not question
+        if simple and all(w.intent in NEEDS_NOTHING and not w.orders for w in understood.wishes):
             nothing_known = CustomerFacts(conversation.customer_id, (), self.now)
             reading = Reading(self.text, understood)
             return dialogue.respond(reading, nothing_known, state, self.now, handbook)
@@ -253,8 +279,8 @@ class _Line:
             try:
                 return self._written()
             except OrderMoved:
-                self.interrupted, self.conversation.under_way = None, None
-                self.facts = self.desk.orders.facts(self.conversation.customer_id)
+                self.interrupted = None
+                self.facts = self._facts()
                 self.decide()
             except OrderSystemDown:
                 self.facts, self.interrupted = None, None
@@ -297,24 +323,23 @@ class _Line:
         return f"{turn}:{write.kind}:{write.order_id}"
 
     def _keep_under_way(self) -> None:
+        """Save what was decided, before anything is written: a crash must not decide anew."""
         assert self.turn.triage is not None
-        sure = self.turn.sure or 1.0
-        under_way = UnderWay(
-            self.text, self.turn.triage.to_wire(), sure, self.turn.runner_up, self.outcome
-        )
-        before = self.conversation.transcript[:-2]
-        self.desk.keep(replace(self.conversation, transcript=before, under_way=under_way))
+        self.written, sure = True, 1.0 if self.turn.sure is None else self.turn.sure
+        wire = self.turn.triage.to_wire()
+        under_way = UnderWay(self.text, wire, sure, self.turn.runner_up, self.outcome)
+        self.desk.keep(replace(self.before, under_way=under_way))
+        self.conversation.under_way = under_way
 
     def _detailed(self, write: Write) -> Write:
-        """A write that calls a human, with what that human needs to read first."""
-        if write.kind not in ("handoff", "complaint"):
+        """The write; if it calls a human, with the customer's last lines behind its own detail."""
+        if write.kind in NO_TICKET:
             return write
-        said = [m.content for m in self.conversation.transcript if m.role == "user"][
-            -SUMMARY_LINES:
-        ]
-        order = write.order_id or ", ".join(self.conversation.state.focus) or "none named"
-        lines = [f"order: {order}", *(f"- {line[:LINE]}" for line in said)]
-        return replace(write, detail="\n".join(lines))
+        messages = self.conversation.transcript
+        said = [m.content[:LINE] for m in messages if m.role == "user"][-SUMMARY_LINES:]
+        order = write.order_id or ", ".join(self.outcome.state.focus) or "none named"
+        head = [f"order: {order}"] + ([write.detail] if write.detail != self.text else [])
+        return replace(write, detail="\n".join([*head, *(f"- {line}" for line in said)]))
 
     # -- reply
 
@@ -344,10 +369,10 @@ class _Line:
         yield Said(turn.reply)
 
     def close(self) -> Turn:
-        """Save the conversation as it stands now."""
+        """Save the conversation. If that fails, the same message sent again does nothing twice."""
         conversation, turn = self.conversation, self.turn
+        self.desk.keep(replace(conversation, turns=conversation.turns + 1, under_way=None))
         conversation.turns, conversation.under_way = conversation.turns + 1, None
-        self.desk.keep(conversation)
         turn.total_ms = (time.perf_counter() - self.began) * 1000
         turn.ttft_ms = (self.first_text_at - self.began) * 1000
         rules = ", ".join(decision.rule for decision in turn.decisions)

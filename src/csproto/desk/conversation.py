@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import insert, select, update
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
@@ -127,7 +127,7 @@ def resume(engine: Engine, conversation_id: str, customer_id: str) -> Conversati
                 f"No conversation {conversation_id} of customer {customer_id} is kept. "
                 "Start a new one."
             )
-        saved: _Saved = SAVED.validate_python(_plain(row.state))
+        saved = _read(row.state, conversation_id)
         transcript = [Message(*message) for message in row.transcript]
         return Conversation(
             row.customer_id,
@@ -142,5 +142,11 @@ def resume(engine: Engine, conversation_id: str, customer_id: str) -> Conversati
         )
 
 
-def _plain(state: Mapping[str, Any]) -> dict[str, Any]:
-    return dict(state)
+def _read(state: Mapping[str, Any], conversation_id: str) -> _Saved:
+    try:
+        return SAVED.validate_python(dict(state))
+    except ValidationError as error:
+        raise ConversationUnknown(
+            f"Conversation {conversation_id} was kept by another version and cannot be read. "
+            "Start a new one."
+        ) from error

@@ -1,7 +1,7 @@
-"""What a message does with the dialogue: its wishes, the orders they mean, what stays open.
+"""Decides what one message changes in the dialogue: its wishes, their orders, what stays open.
 
-Pure. The order of things: a yes or no to the open question, then the message's wishes, then the
-wishes that waited.
+Pure. Sequence: a yes or no to the open question, then the message's wishes, then the wishes that
+waited.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,8 +16,9 @@ from csproto.desk.state import Kind, Outcome, Question, Reading, State
 from csproto.desk.triage import Wish
 from csproto.orders import CustomerFacts, OrderView, Write, foreseen
 
-OFFER_AFTER, HAND_OVER_AFTER = 2, 3  # times in a row that a question was not answered
-# Wishes that change nothing: a question that they bring up only comes before the open one.
+# After how many messages in a row that did not answer a question.
+OFFER_AFTER, HAND_OVER_AFTER = 2, 3
+# Wishes that change nothing. A question of theirs interrupts the open one, which is asked again.
 ASIDE = ("order_status", "tracking_number", "refund_status")
 CANDIDATES = 6  # orders to choose from in one question
 KIND_OF_RULE: dict[str, Kind] = {  # what a rule's question waits for, if not a yes
@@ -56,7 +57,7 @@ def respond(
 
 
 class _Turn:
-    """One message under way: decisions gather here, and the state that they lead to."""
+    """One message: collects the decisions on it and the state after it."""
 
     def __init__(
         self,
@@ -87,6 +88,8 @@ class _Turn:
         self.decisions.append(Decision(None, None, "unsure.clarify", labels, asks=True))
         self.state = replace(self.state, focus=self._own(first.orders) or self.state.focus)
         self._ask(Question("reading", self._action(rule), rule, first, labels, readings))
+        for wish in self.reading.triage.wishes[1:]:
+            self._later(wish)
         self._missed()
 
     def confirmed(self, question: Question) -> None:
@@ -96,16 +99,33 @@ class _Turn:
         if question.kind not in ("yes", "human") or not heard:
             self.asked(wishes) if wishes else self._put_again()
             return
-        same = next((wish for wish in wishes if _same(wish, question.wish)), None)
-        if same and self._changes(question.wish, same):  # "yes, but made out to my company"
+        asked = question.wish
+        said = [wish for wish in wishes if question.kind == "yes" and wish.intent == asked.intent]
+        if any(self._changes(asked, wish) for wish in said):  # "yes, but made out to my company"
             self.asked(wishes)
             return
         self._close()
         if question.kind == "human":
             self._run(Wish("human_agent"))
         else:
-            self._run(_merged(question.wish, same) if same else question.wish, agreed=True)
-        self.asked(wish for wish in wishes if wish != same)
+            self._carry_out(question, [order for wish in said for order in wish.orders])
+        more = [o for wish in said for o in wish.orders if o not in asked.orders]
+        new = [Wish(asked.intent, tuple(more))] if more else []
+        self.asked([*new, *(wish for wish in wishes if wish not in said)])
+
+    def _carry_out(self, question: Question, said: Sequence[str]) -> None:
+        """Do what was asked about, for the orders that the yes names, else for all.
+
+        An order for which the rules would no longer put this very question is decided on anew: the
+        customer agreed to something else.
+        """
+        chosen = [order for order in question.wish.orders if order in said]
+        views = self._views(chosen or question.wish.orders)
+        stands = [decide(self._case(question.wish, order)).rule == question.rule for order in views]
+        agreed = [order for order, same in zip(views, stands, strict=True) if same]
+        changed = [order for order, same in zip(views, stands, strict=True) if not same]
+        self._decide(question.wish, agreed, agreed=True) if agreed else None
+        self._decide(question.wish, changed) if changed else None
 
     def denied(self, question: Question) -> None:
         """Drop what was asked about, and take what is wanted instead."""
@@ -117,7 +137,8 @@ class _Turn:
         ]
         if not wishes:
             orders, deed = self._views(question.wish.orders), Label("deed", question.wish.intent)
-            facts: dict[str, Fact] = {"orders": orders, "deed": deed} if orders else {}
+            told = orders and question.kind != "human"
+            facts: dict[str, Fact] = {"orders": orders, "deed": deed} if told else {}
             self.decisions.append(Decision(question.wish.intent, None, "pending.dropped", facts))
         self.asked(wishes)
 
@@ -135,8 +156,10 @@ class _Turn:
             self.state = replace(self.state, question=None)
             self.asked([first, *wishes[1:]])
         else:  # "no, the other one"
-            others = [o for o in self._candidates(base.intent) if o.id not in base.orders]
-            self._run_on(base, others)
+            meant = base.orders or self.state.focus
+            fitting = [o for o in self._candidates(base.intent) if o.id not in meant]
+            others = [o for o in self.facts.orders if o.id not in meant]
+            self._run_on(base, fitting or others or self.facts.orders)
 
     def asked(self, wishes: Iterable[Wish]) -> None:
         """Take the wishes of a message one after the other.
@@ -146,7 +169,8 @@ class _Turn:
         waiting = list(wishes)
         if not waiting and not self.decisions:
             self._say("other.small_talk", "other")
-        for wish in waiting:
+        real = [wish for wish in waiting if wish.intent != "other" or wish.orders]
+        for wish in real or (waiting if not self.decisions else []):  # "cancel it, thanks"
             if self._asks_now() and self._may_ask(wish):
                 self._later(wish)
             else:
@@ -160,11 +184,11 @@ class _Turn:
             self._run(wish)
         if self.state.question and self.state.question is self.before.question and not self.again:
             missed = all(d.rule == "other.small_talk" for d in self.decisions)
-            self._leave_open(self.state.question, missed)
+            self._put_again(missed)
         elif self.state.behind and not self.state.question:
             question = self.state.behind
             self.state = replace(self.state, question=question, behind=None)
-            self._leave_open(question)
+            self._put_again(missed=False)
         return Outcome(tuple(self.decisions), self.state, self.again)
 
     # -- a wish and its orders
@@ -190,7 +214,7 @@ class _Turn:
             self._later(replace(asked, orders=left))
         self._run(_merged(asked, wish))
 
-    def _run(self, wish: Wish, agreed: bool = False) -> None:
+    def _run(self, wish: Wish) -> None:
         """Find the orders that a wish is about, and decide on each."""
         kind = self.handbook.wishes[wish.intent]
         orders = self._own(wish.orders)
@@ -199,12 +223,13 @@ class _Turn:
             self._not_found(wish, unknown, asks=not orders)
             if not orders:
                 return
-        if not kind.needs_order:
-            self._decide(wish, self._views(orders) or [None])
-        elif wish.intent == "order_status" and wish.slots.get("list"):
+        about = self._views(orders or (self.state.focus if kind.needs_order else ()))
+        if wish.intent == "order_status" and wish.slots.get("list"):
             self._decide(wish, [None])
-        elif orders or self.state.focus:
-            self._decide(wish, self._views(orders or self.state.focus), agreed)
+        elif about:
+            self._decide(wish, about if kind.each_order else about[:1])
+        elif not kind.needs_order:
+            self._decide(wish, [None])
         else:
             self._run_on(wish, self._candidates(wish.intent))
 
@@ -215,18 +240,18 @@ class _Turn:
             return
         question = self._which(wish, candidates)
         decision = Decision(wish.intent, None, question.rule, question.facts, asks=True)
-        self._ask_order(question, decision)
+        self.decisions.append(decision)
+        self._ask_order(question)
 
     def _not_found(self, wish: Wish, numbers: Sequence[str], asks: bool) -> None:
-        """The same words for somebody else's order and for one that does not exist."""
-        question = self._which(wish, self._candidates(wish.intent))
+        """Report unknown numbers; somebody else's order and one that does not exist are alike."""
         for number in numbers:
             facts: dict[str, Fact] = {"order": number}
-            decision = Decision(wish.intent, number, "order.not_found", facts, asks=asks)
-            if asks:
-                self._ask_order(question, decision)
-            else:
-                self.decisions.append(decision)
+            self.decisions.append(
+                Decision(wish.intent, number, "order.not_found", facts, asks=asks)
+            )
+        if asks:
+            self._ask_order(self._which(wish, self._candidates(wish.intent)))
 
     def _which(self, wish: Wish, candidates: Sequence[OrderView]) -> Question:
         """The question which of some orders is meant."""
@@ -251,7 +276,7 @@ class _Turn:
         self.state = replace(self.state, focus=ids or self.state.focus, last=last)
         if not asked:
             self._settle(last)
-        elif wish.intent != "shop_question" or not self.before.question:
+        elif wish.intent != "shop_question" or not self.state.question:
             self._ask_about(wish, asked)  # an offer of a human leaves what was open open
 
     def _ask_about(self, wish: Wish, asked: Mapping[str, Sequence[Decision]]) -> None:
@@ -268,7 +293,7 @@ class _Turn:
     # -- the open question
 
     def _ask(self, question: Question) -> None:
-        """Open a question; asking the same kind of thing again is no progress."""
+        """Open a question. The misses count on if it is the same kind of question again."""
         before = self.before.question
         stuck = question.kind in ("order", "reading") and before is not None
         stuck = stuck and before is not None and before.kind in (question.kind, "human")
@@ -279,18 +304,17 @@ class _Turn:
             self.state = replace(self.state, behind=before if other else self.state.behind)
         self.state = replace(self.state, question=question, misses=misses)
 
-    def _ask_order(self, question: Question, decision: Decision) -> None:
+    def _ask_order(self, question: Question) -> None:
         before = self.before.question
         again = before is not None and before.kind in ("order", "human")
         again = again and before is not None and before.wish.intent == question.wish.intent
-        self.decisions.append(decision)
         self.state = replace(self.state, last=question.wish)
         self._ask(question)
         if again:
             self._missed()
 
     def _settle(self, wish: Wish) -> None:
-        """Close the question that was open before, if a wish without a question answers it."""
+        """Close the earlier question if this wish, which needs none, answered it."""
         question = self.before.question
         if question is None or self.state.question is not question or wish.intent == "other":
             return
@@ -311,35 +335,35 @@ class _Turn:
         return self.state.question is not None and self.state.question is not self.before.question
 
     def _may_ask(self, wish: Wish) -> bool:
-        return any(rule.ask for rule in self.handbook.wishes[wish.intent].rules.values())
-
-    def _leave_open(self, question: Question, missed: bool = False) -> None:
-        """Put a question again that was not answered, unless there is nothing left to ask."""
-        decided = [decide(self._case(question.wish, o)) for o in self._views(question.wish.orders)]
-        if question.kind in ("yes", "detail") and not any(d.asks for d in decided):
-            self._close()
-        else:
-            self._put_again(missed)
+        kind = self.handbook.wishes[wish.intent]
+        return kind.needs_order and any(rule.ask for rule in kind.rules.values())
 
     def _put_again(self, missed: bool = True) -> None:
-        """Put the open question once more.
+        """Put the open question once more, unless the rules no longer ask it.
 
-        Offer a human, and hand over, when it does not get anywhere.
+        missed: the message should have answered it. After two such messages a human is offered,
+        after three the conversation is handed over.
         """
+        question = self.state.question
+        if question is None:
+            return
+        repeated = self._repeated(question)
+        if not any(decision.asks for decision in repeated):
+            self._close()
+            self.decisions = self.decisions or repeated
+            return
         self.again = True
-        if not self.decisions and self.state.question:
-            self._repeat(self.state.question)
+        self.decisions = self.decisions or repeated
         if missed:
             self._missed()
 
-    def _repeat(self, question: Question) -> None:
-        """What led to the open question, decided once more."""
+    def _repeated(self, question: Question) -> list[Decision]:
+        """The decisions that led to a question, taken again."""
         if question.kind in ("yes", "detail"):
-            for order in self._views(question.wish.orders):
-                self.decisions.append(decide(self._case(question.wish, order)))
-        else:
-            facts, intent = question.facts, question.wish.intent
-            self.decisions.append(Decision(intent, None, question.rule, facts, asks=True))
+            views = self._views(question.wish.orders)
+            return [decide(self._case(question.wish, order)) for order in views]
+        facts, intent = question.facts, question.wish.intent
+        return [Decision(intent, None, question.rule, facts, asks=True)]
 
     def _missed(self) -> None:
         """Count a message that did not bring the question further."""
@@ -358,13 +382,14 @@ class _Turn:
 
     def _hand_over(self) -> None:
         """Give the conversation to a human: asking goes on no longer."""
-        self.state = replace(self.state, question=None, misses=0)
+        self.state = replace(self.state, question=None, queue=(), behind=None, misses=0)
         self.again = False
         self.decisions = [d for d in self.decisions if not d.asks]
-        if ("handoff", "") in self.facts.open_tickets:
+        if any(kind == "handoff" for kind, _ in self.facts.open_tickets):
             self.decisions.append(Decision("human_agent", None, "human.open_already"))
             return
         write = Write("handoff", "", self.reading.text, escalated=True)
+        self.facts = foreseen(self.facts, write, self.now)
         self.decisions.append(Decision("human_agent", None, "human.after_misses", write=write))
 
     # -- small things
@@ -375,7 +400,7 @@ class _Turn:
     def _changes(self, asked: Wish, said: Wish) -> bool:
         """Whether a wish has details that the question did not name."""
         slots = self.handbook.wishes[asked.intent].slots
-        new = {n for n, value in said.slots.items() if asked.slots.get(n) != value}
+        new = {n for n, v in said.slots.items() if asked.slots.get(n, slots[n].default) != v}
         return any(not slots[name].unasked for name in new)
 
     def _case(self, wish: Wish, order: OrderView | None, agreed: bool = False) -> Case:
@@ -410,7 +435,7 @@ def _same(wish: Wish, asked: Wish) -> bool:
 
 
 def _merged(base: Wish, new: Wish) -> Wish:
-    """A wish with slots given before, unless it names other orders: their slots are their own."""
-    if new.orders and base.orders and set(new.orders) != set(base.orders):
+    """A wish with the slots given before, unless it names orders that were not spoken of."""
+    if new.orders and base.orders and not set(new.orders) <= set(base.orders):
         return new
     return Wish(base.intent, new.orders or base.orders, dict(base.slots) | dict(new.slots))

@@ -36,7 +36,8 @@ class Slot(_Part):
 
     choices: one of these words. copied: `text` is any part of the message, `number` a number in it.
     flag: present or not. number: a small number that the model writes itself.
-    answers: a topic of `answers.yaml`. unasked: no question to the customer names it.
+    answers: a topic of `answers.yaml`. unasked: it may come with the yes, without another question.
+    default: what is meant when it is left out.
     claim: filled by a program of its own, not by the triage.
     """
 
@@ -47,6 +48,7 @@ class Slot(_Part):
     number: bool = False
     answers: bool = False
     unasked: bool = False
+    default: str = ""
     claim: bool = False
 
 
@@ -91,6 +93,7 @@ class WishFile(_Part):
     slots: dict[str, Slot] = {}
     fits: dict[str, list[str]] = {}
     needs_order: bool = True
+    each_order: bool = True  # each order gets a decision of its own; else the first one's is enough
     examples: list[Example] = []
     rules: dict[str, Rule] = {}
 

@@ -96,7 +96,10 @@ def _return_delivered(case: Case) -> Decision:
 def _return_asked(case: Case, rule: str, window: int, deadline: date) -> Decision:
     """Ask whether to register the return; register it after the yes."""
     slots = case.wish.slots
-    remedy = Label("remedy", slots.get("remedy", "refund"))
+    remedy = Label(
+        "remedy",
+        slots.get("remedy") or case.handbook.wishes["return_exchange"].slots["remedy"].default,
+    )
     if not case.agreed:
         return case.says(
             rule, {"window": str(window), "deadline": Day(deadline), "remedy": remedy}, asks=True
@@ -359,7 +362,7 @@ def complaint(case: Case) -> Decision:
 
 @wish
 def human_agent(case: Case) -> Decision:
-    if case.open_ticket("handoff"):
+    if any(kind == "handoff" for kind, _ in case.facts.open_tickets):
         return case.says("human.open_already")
     return case.says("human.handoff", write=case.write("handoff", escalated=True))
 

@@ -11,11 +11,11 @@ from typing import Any, Protocol
 
 from csproto.desk.sureness import Token, sureness
 from csproto.desk.transcript import Message
-from csproto.endpoint import CallOptions, Endpoint, StopSignal, Usage
+from csproto.endpoint import CallOptions, Endpoint, RequestRefused, StopSignal, Usage
 from csproto.grammar import terminal
 
 TRIAGE_TOKENS = 1_000  # the grammar ends a triage long before
-CHOICE_TOKENS = 60
+CHOICE_TOKENS = 300
 RIVALS = 5  # likeliest tokens kept at each place, to find the second reading
 
 
@@ -115,6 +115,8 @@ class ModelReader:
         """Let the model write the first words of one reply. Raises EngineError."""
         ebnf = f"root ::= {' | '.join(map(terminal, stems))}\n"
         call = self._run("choose", ebnf, messages)
+        if call.text not in stems:  # cut short, or a server that ignores the grammar
+            raise RequestRefused(f"The model wrote {call.text[:40]!r}, which begins no reply.")
         return list(stems).index(call.text), call
 
     def _run(self, program: str, ebnf: str, *arguments: Any, rivals: int = 0) -> Call:

@@ -31,11 +31,8 @@ def sureness(tokens: Sequence[Token], intents: Sequence[str]) -> tuple[float, st
     chosen = _intent("".join(token.text for token in tokens), intents)
     for token in tokens:
         for rival, rival_logprob in token.rivals:
-            if (
-                rival != token.text
-                and (other := _intent(written + rival, intents))
-                and other != chosen
-            ):
+            other = _intent(written + rival, [i for i in intents if i != chosen])
+            if other and not (chosen and _intent(written + rival, [chosen])):
                 best = max(best or (-math.inf, ""), (logprob + rival_logprob, other))
         written, logprob = written + token.text, logprob + token.logprob
         if chosen and f'{INTENT}{chosen}"' in written:
