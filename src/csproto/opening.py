@@ -1,4 +1,4 @@
-"""How everything is put together: a server, a database and a handbook become a desk that answers."""
+"""Makes a desk from a model server, a database and a handbook."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,10 +28,17 @@ def open_desk(
     faults: Faults | None = None,
     progress: Progress | None = None,
 ) -> "Iterator[Assistant]":
-    """A desk ready to answer; everything behind it is closed afterwards.
+    """Open a desk that can answer, and close everything behind it afterwards.
 
-    base_url: the server to use; without one a running server is found, or one is started for `model`.
-    database: a SQLAlchemy URL. shop: another shop's handbook. Raises CsprotoError.
+    base_url: the model server to use. Unless given, the desk uses a server that is
+        running, or starts one for `model`.
+    model: the model that the server runs.
+    database: a SQLAlchemy URL; the demo database unless given.
+    shop: the handbook; the demo shop's unless given.
+    faults: faults of the order system to simulate.
+    progress: called with a text about each step while a server starts.
+
+    Raises CsprotoError.
     """
     engine = open_database(database)
     with connected(base_url, model, progress) as (url, key):
@@ -50,10 +57,15 @@ def desk_on(
     messages_per_minute: int | None = settings.MESSAGES_PER_MINUTE,
     temperature: float | None = None,
 ) -> "Assistant":
-    """A desk on a server and an order system.
+    """Make a desk on a model server and an order system.
 
-    profile: what the model needs; by default the one beside its weights. temperature: in place of
-    the profile's, for tests and measurements.
+    shop: the handbook; the demo shop's unless given.
+    profile: the settings for the model; those beside its weights unless given.
+    clock: gives the present moment with its time zone; the real time unless given.
+    messages_per_minute: the most messages of one customer; None for no limit.
+    temperature: replaces the sampling of the profile, for tests and measurements.
+
+    Raises ProfileError.
     """
     from csproto.desk.assistant import Assistant
     from csproto.desk.prompt import prompt_messages
@@ -70,7 +82,7 @@ def desk_on(
         keep=lambda conversation: conversation.save(orders.engine),
         prompt=prompt_messages(profile, handbook),
         handbook=handbook,
-        threshold=profile.threshold,
+        limits=profile.limits,
         clock=clock,
         messages_per_minute=messages_per_minute,
     )

@@ -8,7 +8,7 @@ from dataclasses import replace
 from csproto.desk.dialogue import respond
 from csproto.desk.handbook import Handbook
 from csproto.desk.reply import alternatives
-from csproto.desk.state import Outcome, Reading, State
+from csproto.desk.state import Limits, Outcome, Reading, State
 from csproto.desk.triage import Act, Triage, Wish
 from csproto.orders import OrderApi
 from support import NOW
@@ -44,7 +44,9 @@ class Rehearsed:
         """Answer one message; `outcome` has the decisions, whose writes are made."""
         reading = Reading(text, Triage(act, wishes), sure, runner_up)
         facts = self.orders.facts(self.customer)
-        self.outcome = respond(reading, facts, self.state, self.now, self.handbook, self.threshold)
+        self.outcome = respond(
+            reading, facts, self.state, self.now, self.handbook, Limits(self.threshold)
+        )
         self.state, self.turns = self.outcome.state, self.turns + 1
         for place, decision in enumerate(self.outcome.decisions):
             if decision.write:

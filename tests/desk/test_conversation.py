@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from csproto.desk.conversation import (
     KEPT_TURNS,
-    WINDOW,
+    WINDOW_CHARS,
     Conversation,
     ConversationUnknown,
     UnderWay,
@@ -58,7 +58,7 @@ def test_a_long_one_keeps_its_last_turns_and_tells_the_orders_anew(engine) -> No
     conversation = Conversation(
         "C001", datetime(2026, 3, 1, tzinfo=UTC), transcript=[start], seen=seen
     )
-    turn = "x" * (WINDOW // 4)
+    turn = "x" * (WINDOW_CHARS // 4)
     for number in range(5):
         conversation.transcript += [Message("user", f"{number}{turn}"), Message("assistant", "{}")]
     conversation.computed_tokens = 900

@@ -16,6 +16,7 @@ from sqlalchemy.engine import Engine
 from csproto.desk.assistant import Assistant
 from csproto.desk.handbook import default_handbook
 from csproto.desk.reader import Call, Read
+from csproto.desk.state import Limits
 from csproto.desk.transcript import Message, clean
 from csproto.desk.triage import Triage, Wish
 from csproto.measure.cases import WRITE_KINDS, Expected
@@ -110,7 +111,7 @@ def rehearse(scenario: Scenario, filled: Path) -> list[str]:
             keep=lambda conversation: conversation.save(engine),
             prompt=(),
             handbook=HANDBOOK,
-            threshold=THRESHOLD,
+            limits=Limits(THRESHOLD),
             messages_per_minute=None,
         )
 

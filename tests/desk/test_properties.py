@@ -16,7 +16,7 @@ from csproto.desk.dialogue import respond
 from csproto.desk.handbook import default_handbook
 from csproto.desk.lexicon import begins_with_yes
 from csproto.desk.reply import alternatives, stems
-from csproto.desk.state import Reading, State
+from csproto.desk.state import Limits, Reading, State
 from csproto.desk.triage import Triage, Wish, from_wire
 from csproto.minimodel.customers import MemoryShop
 from csproto.orders import OrderApi
@@ -118,7 +118,7 @@ def test_whatever_is_read(everybody: dict, data) -> None:
             reading = replace(
                 reading, triage=Triage("ask", reading.triage.wishes or (Wish("other"),))
             )
-        outcome = respond(reading, shop.customer, state, NOW, HANDBOOK, threshold=0.3)
+        outcome = respond(reading, shop.customer, state, NOW, HANDBOOK, Limits(0.3, 0.5))
         check_writes(outcome, state, reading, own)
         check_reply(outcome, shop, own, others)
         for place, decision in enumerate(outcome.decisions):

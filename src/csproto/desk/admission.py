@@ -1,6 +1,8 @@
-"""Which messages the desk takes.
+"""Decides whether the desk takes a message.
 
-How long, how many, how fast, and one at a time in a conversation.
+A message is refused if it is empty or too long, if its conversation already has the
+most messages allowed, if the customer sends too many in a minute, or if the desk is
+still answering the message before it.
 """
 
 import threading
@@ -15,13 +17,15 @@ from csproto.desk.transcript import clean
 from csproto.errors import CsprotoError
 
 MINUTE = 60.0
-REMEMBERED = 10_000  # customers whose last messages are kept
+# Above this number of customers, forget those who sent nothing in the last minute.
+MAX_CUSTOMERS = 10_000
 
 
 class MessageRefused(CsprotoError):
-    """A message the desk does not take.
+    """The desk does not take a message.
 
-    retry_after: seconds to wait, 0 where waiting does not help.
+    retry_after: seconds until the message can be sent again; 0 if waiting does not
+    help.
     """
 
     def __init__(self, text: str, retry_after: float = 0.0) -> None:
@@ -30,9 +34,10 @@ class MessageRefused(CsprotoError):
 
 
 class Admission:
-    """The limits of one desk, counted over all its threads.
+    """The limits of one desk, shared by all its threads.
 
-    per_minute: messages of one customer in any sixty seconds; None for any number.
+    per_minute: the most messages of one customer in any sixty seconds; None for no
+    limit. clock: gives the present moment in seconds.
     """
 
     def __init__(self, per_minute: int | None, clock: Callable[[], float] = time.monotonic) -> None:
@@ -43,7 +48,11 @@ class Admission:
 
     @contextmanager
     def admitted(self, conversation: Conversation, text: str) -> Iterator[str]:
-        """The cleaned message, and the conversation for this turn alone. Raises MessageRefused."""
+        """Yield the cleaned message, and reserve the conversation while the block runs.
+
+        The desk refuses every other message of this conversation until the block ends.
+        Raises MessageRefused if it refuses this message.
+        """
         text = _checked(conversation, text)
         with self._lock:
             if conversation.id in self._answering:
@@ -52,7 +61,7 @@ class Admission:
                     "Wait for the answer and send it again.",
                     1.0,
                 )
-            self._spend(conversation.customer_id)
+            self._count_message(conversation.customer_id)
             self._answering.add(conversation.id)
         try:
             yield text
@@ -60,8 +69,12 @@ class Admission:
             with self._lock:
                 self._answering.discard(conversation.id)
 
-    def _spend(self, customer_id: str) -> None:
-        """Count one message. The oldest of the last `per_minute` says when the next one is due."""
+    def _count_message(self, customer_id: str) -> None:
+        """Count one message of a customer. Raises MessageRefused above the limit.
+
+        `times` holds when the customer's last `per_minute` messages came. Once it is
+        full, the desk takes the next message a minute after the oldest of them.
+        """
         if self._per_minute is None:
             return
         now = self._clock()
@@ -73,11 +86,12 @@ class Admission:
                 wait,
             )
         times.append(now)
-        if len(self._times) > REMEMBERED:
+        if len(self._times) > MAX_CUSTOMERS:
             self._times = {c: kept for c, kept in self._times.items() if now - kept[-1] < MINUTE}
 
 
 def _checked(conversation: Conversation, text: str) -> str:
+    """Return the cleaned message. Raises MessageRefused if it cannot be answered."""
     text = clean(text)
     if not text:
         raise MessageRefused(

@@ -1,4 +1,8 @@
-"""The line from end to end: orders of the customer, message, triage, decision, write, reply."""
+"""Answers a customer's message.
+
+The steps of a turn: read the customer's orders, let the model read the message, decide,
+make the writes, reply.
+"""
 
 import hashlib
 import logging
@@ -10,7 +14,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from csproto import settings
-from csproto.desk import dialogue, transcript, triage
+from csproto.desk import dialogue, policy, transcript, triage
 from csproto.desk.admission import Admission, MessageRefused
 from csproto.desk.case import Decision
 from csproto.desk.choices import choices
@@ -18,7 +22,7 @@ from csproto.desk.conversation import Conversation, UnderWay
 from csproto.desk.handbook import Handbook, Language, default_handbook
 from csproto.desk.reader import Call, Reader
 from csproto.desk.reply import alternatives, language_of, stems
-from csproto.desk.state import Outcome, Reading
+from csproto.desk.state import SURE, Limits, Outcome, Reading
 from csproto.desk.transcript import Message
 from csproto.desk.triage import Triage, Wish
 from csproto.desk.turn import Decided, Done, Event, Said, Turn, Understood
@@ -34,9 +38,10 @@ from csproto.orders import (
 
 __all__ = ["Assistant", "Decided", "Done", "Event", "MessageRefused", "Said", "Turn", "Understood"]
 
-NEEDS_NOTHING = ("other", "shop_question")  # wishes that can be answered without an order
-DECISIONS = 3  # how often a decision is taken again because its order has moved on meanwhile
-SUMMARY_LINES, LINE = 5, 200  # what a human reads first: the customer's last lines, cut to a length
+NEED_NO_ORDER = ("other", "shop_question")  # wishes answered without orders
+DECISION_ATTEMPTS = 3  # how often a turn decides if its orders change meanwhile
+SUMMARY_MESSAGES = 5  # how many of the customer's last messages a ticket quotes
+SUMMARY_CHARS = 200  # of each quoted message
 logger = logging.getLogger(__name__)
 
 MakeReader = Callable[[StopSignal], Reader]
@@ -44,12 +49,16 @@ Keep = Callable[[Conversation], None]
 
 
 class Assistant:
-    """Answers customers: a reader for words, an order system for facts, a handbook for rules.
+    """The desk: answers the messages of customers. Safe to use from many threads.
 
-    reader: makes the reader of one turn. keep: saves a conversation. prompt: the messages that
-    all conversations begin with. threshold: below this sureness the desk asks back. clock: the
-    present moment with its time zone. messages_per_minute: of one customer; None for any number.
-    Safe to use from many threads.
+    reader: makes the reader for one turn; it gets the signal that stops the turn.
+    orders: the order system, which has the facts and makes the writes.
+    keep: saves a conversation.
+    prompt: the messages that the model reads before every transcript.
+    handbook: the shop's rules and wordings; the demo shop's unless given.
+    limits: how sure the model must be, lest the desk asks what is meant.
+    clock: gives the present moment with its time zone; the real time unless given.
+    messages_per_minute: the most messages of one customer; None for no limit.
     """
 
     def __init__(
@@ -60,20 +69,25 @@ class Assistant:
         keep: Keep,
         prompt: Sequence[Message],
         handbook: Handbook | None = None,
-        threshold: float = 0.0,
+        limits: Limits = SURE,
         clock: Callable[[], datetime] | None = None,
         messages_per_minute: int | None = settings.MESSAGES_PER_MINUTE,
     ) -> None:
         self.reader, self.orders, self.keep, self.prompt = reader, orders, keep, prompt
         self.handbook = handbook or default_handbook()
-        self.threshold = threshold
+        self.limits = limits
+        policy.check(self.handbook)
         self.clock = clock or (lambda: datetime.now(UTC))
         self.admission = Admission(messages_per_minute)
 
     def open(self, customer_id: str, nonce: str | None = None) -> Conversation:
-        """A new conversation of a signed-in customer. Raises CustomerUnknown, OrderSystemDown.
+        """Begin a conversation with a signed-in customer.
 
-        nonce: makes its prefix a secret; drawn at random unless one is given.
+        nonce: a number that begins the customer's part of the transcript, so that other
+        customers cannot find this part in the server's prefix cache. Random unless
+        given.
+
+        Raises CustomerUnknown and OrderSystemDown.
         """
         facts = self.orders.facts(customer_id)
         start = transcript.opening(facts.orders, self.handbook.values.zone, nonce)
@@ -83,10 +97,7 @@ class Assistant:
         )
 
     def turn(self, conversation: Conversation, text: str) -> Turn:
-        """Answer one message. Raises MessageRefused, EngineError and CustomerUnknown.
-
-        The conversation can go on.
-        """
+        """Answer one message. Raises the errors of `stream`."""
         *_, last = self.stream(conversation, text)
         assert isinstance(last, Done)
         return last.turn
@@ -94,29 +105,39 @@ class Assistant:
     def stream(
         self, conversation: Conversation, text: str, stop: StopSignal | None = None
     ) -> Iterator[Event]:
-        """Answer one message step by step.
+        """Answer one message, and yield an event after each step.
 
-        stop: ends the work at once; `Stopped` is then raised. What was written stays.
+        stop: lets another thread end the turn. Before the writes, the turn then raises
+        Stopped; after them, it sends the plainest wording.
+
+        Raises MessageRefused if the desk does not take the message, EngineError if the
+        model cannot read it, Stopped, CustomerUnknown if the customer has been erased,
+        and OrderSystemDown if the writes fail and no ticket for a human can be left, or
+        if the orders change at every attempt.
+
+        The customer can send the same message again after any of these errors. If
+        nothing was written, the conversation is as it was before. If something was, no
+        write is made twice.
         """
         began = time.perf_counter()
         with self.admission.admitted(conversation, text) as message:
-            line = _Line(self, conversation, message, stop or StopSignal(), began)
-            with line.undone_if_nothing_is_written():
-                line.read_orders()
-                yield Understood(line.understand())
-                line.decide()
-                yield Decided(line.write())
-                yield from line.reply()
-                yield Done(line.close())
+            steps = _Steps(self, conversation, message, stop or StopSignal(), began)
+            with steps.undone_if_nothing_is_written():
+                steps.read_orders()
+                yield Understood(steps.understand())
+                steps.decide()
+                yield Decided(steps.write())
+                yield from steps.reply()
+                yield Done(steps.close())
 
     def turns(
         self, batch: Iterable[tuple[Conversation, str]], *, workers: int = 8
     ) -> list[Turn | Exception]:
-        """Answer many messages, `workers` conversations at once.
+        """Answer many messages, `workers` conversations at the same time.
 
-        Results stand in the order of the batch.
-
-        Messages of one conversation are answered one after the other. A failed one gives its error.
+        Returns one result for each message, in the sequence of the batch; for a message
+        that fails, the result is the exception. The messages of one conversation are
+        answered one after the other.
         """
         jobs, places = list(batch), dict[str, list[int]]()
         for place, (conversation, _) in enumerate(jobs):
@@ -127,7 +148,7 @@ class Assistant:
             for place in places[conversation_id]:
                 try:
                     results[place] = self.turn(*jobs[place])
-                except Exception as error:  # one message's; the others go on
+                except Exception as error:  # the other messages are still answered
                     results[place] = error
 
         with ThreadPoolExecutor(workers) as pool:
@@ -135,8 +156,8 @@ class Assistant:
         return [results[place] for place in range(len(jobs))]
 
 
-class _Line:
-    """One message on its way through the line."""
+class _Steps:
+    """The steps of one turn, and what each step leaves for the next ones."""
 
     def __init__(
         self, desk: Assistant, conversation: Conversation, text: str, stop: StopSignal, began: float
@@ -147,7 +168,8 @@ class _Line:
         self.facts: CustomerFacts | None = None
         self.turn = Turn(text, language_of(text, conversation.language))
         under_way = conversation.under_way
-        self.interrupted = under_way if under_way and under_way.text == text else None  # by a crash
+        # This same message was decided before, and the turn was cut off while it wrote.
+        self.interrupted = under_way if under_way and under_way.text == text else None
         self.outcome = Outcome((), conversation.state)
         self.before = replace(conversation, transcript=[*conversation.transcript])
         self.written = False
@@ -155,7 +177,7 @@ class _Line:
 
     @contextmanager
     def undone_if_nothing_is_written(self) -> Iterator[None]:
-        """Leave the conversation as it was when the turn fails or is given up before it wrote."""
+        """Restore the conversation if the turn ends by an error before any write."""
         try:
             yield
         except BaseException:
@@ -166,19 +188,20 @@ class _Line:
     # -- orders of the customer
 
     def read_orders(self) -> None:
-        """What the shop knows of the customer.
+        """Read the customer's facts, and tell the model which orders have changed.
 
-        What has changed since the last turn is told to the model.
+        While the order system is down, `facts` is None. Raises CustomerUnknown.
         """
         conversation, zone = self.conversation, self.desk.handbook.values.zone
         self.facts = self._facts()
         if self.facts is None:
-            return  # the message may need no order; if it does, it is left to a human
+            return  # a message that needs no order can still be answered
         conversation.transcript += transcript.changes(conversation.seen, self.facts.orders, zone)
         conversation.seen = self.facts.orders
         conversation.trim(zone)
 
     def _facts(self) -> CustomerFacts | None:
+        """Return the customer's facts, or None while the order system is down."""
         try:
             return self.desk.orders.facts(self.conversation.customer_id)
         except OrderSystemDown:
@@ -187,13 +210,13 @@ class _Line:
     # -- triage
 
     def understand(self) -> Turn:
-        """The message as the model reads it.
+        """Let the model read the message, and add message and triage to the transcript.
 
-        It joins the transcript once its triage is complete.
+        A turn that was interrupted keeps its first triage. Raises EngineError.
         """
         conversation, turn = self.conversation, self.turn
         conversation.language = turn.language
-        if self.interrupted:  # another reading could lead to other decisions
+        if self.interrupted:  # a new triage might not fit the decisions that were saved
             turn.sure, turn.runner_up = self.interrupted.sure, self.interrupted.runner_up
             raw = self.interrupted.triage
         else:
@@ -202,26 +225,26 @@ class _Line:
             waiting, begun = state.question is not None, state.last is not None
             ebnf = triage.grammar(self.desk.handbook, self.text, own, waiting, begun)
             read = self.reader.triage(self._messages(), self.text, ebnf)
-            self._count(read)
+            self._count_call(read)
             raw, turn.sure, turn.runner_up = read.text, read.sure, read.runner_up
         conversation.transcript += [Message("user", self.text), Message("assistant", raw)]
-        turn.triage = self._with_claims(triage.from_wire(raw))
+        turn.triage = self._add_claims(triage.from_wire(raw))
         return turn
 
-    def _with_claims(self, understood: Triage) -> Triage:
-        """What the message claims about a payment, read by a program of its own."""
+    def _add_claims(self, understood: Triage) -> Triage:
+        """Add what the message claims about a payment, read by a second model call."""
         wishes = [
-            self._claimed(wish) if wish.intent == "payment_issue" else wish
+            self._read_claims(wish) if wish.intent == "payment_issue" else wish
             for wish in understood.wishes
         ]
         return replace(understood, wishes=tuple(wishes))
 
-    def _claimed(self, wish: Wish) -> Wish:
+    def _read_claims(self, wish: Wish) -> Wish:
         ebnf = triage.claims_grammar(self.desk.handbook.wishes[wish.intent], self.text)
-        if self.interrupted:
+        if self.interrupted:  # the triage that was saved has the claims already
             return wish
         call = self.reader.claims(self._messages(), ebnf)
-        self._count(call)
+        self._count_call(call)
         self.conversation.transcript += [
             Message("system", "payment"),
             Message("assistant", call.text),
@@ -231,12 +254,15 @@ class _Line:
     # -- decision
 
     def decide(self) -> None:
-        """The rules' decisions on the message."""
+        """Let the rules decide on the message.
+
+        A turn that was interrupted keeps its first decisions.
+        """
         assert self.turn.triage is not None
         if self.interrupted:
             self.outcome = self.interrupted.outcome
         elif self.facts is None:
-            self.outcome = self._without_facts(self.turn.triage)
+            self.outcome = self._decide_without_facts(self.turn.triage)
         else:
             sure = 1.0 if self.turn.sure is None else self.turn.sure
             reading = Reading(self.text, self.turn.triage, sure, self.turn.runner_up)
@@ -246,20 +272,24 @@ class _Line:
                 self.conversation.state,
                 self.now,
                 self.desk.handbook,
-                self.desk.threshold,
+                self.desk.limits,
             )
 
-    def _without_facts(self, understood: Triage) -> Outcome:
-        """While the order system does not answer, what needs an order goes to a human."""
+    def _decide_without_facts(self, understood: Triage) -> Outcome:
+        """Decide while the order system is down.
+
+        Small talk and questions about the shop are answered as usual. Any other message
+        becomes a ticket, which says what the message answers if a question was open.
+        """
         conversation, handbook = self.conversation, self.desk.handbook
         state, question = conversation.state, conversation.state.question
         simple = understood.act == "ask" and not question
-        if simple and all(w.intent in NEEDS_NOTHING and not w.orders for w in understood.wishes):
+        if simple and all(w.intent in NEED_NO_ORDER and not w.orders for w in understood.wishes):
             nothing_known = CustomerFacts(conversation.customer_id, (), self.now)
             reading = Reading(self.text, understood)
             return dialogue.respond(reading, nothing_known, state, self.now, handbook)
         asked = ""
-        if question:  # a bare yes would tell the human nothing
+        if question:  # a ticket with only "yes" in it would not help a human
             orders = ", ".join(question.wish.orders) or "no order"
             asked = f"answer to {question.action} ({orders}): "
         intent = understood.wishes[0].intent if understood.wishes else None
@@ -270,14 +300,17 @@ class _Line:
     # -- write
 
     def write(self) -> Turn:
-        """Make the writes that the decisions carry, each exactly once.
+        """Make the writes of all decisions, each of them once.
 
-        An order that has moved is decided on again.
+        If an order has changed since it was read, everything is decided again on new
+        facts. If the order system is down, a ticket for a human takes the place of the
+        writes. Raises Stopped, CustomerUnknown, and OrderSystemDown after the last
+        attempt.
         """
-        for _ in range(DECISIONS):
-            self.stop.check()  # stopped before anything is written
+        for _ in range(DECISION_ATTEMPTS):
+            self.stop.check()  # the last moment to stop before anything is written
             try:
-                return self._written()
+                return self._make_writes()
             except OrderMoved:
                 self.interrupted = None
                 self.facts = self._facts()
@@ -289,22 +322,28 @@ class _Line:
             "The order changed each time it was looked at. Send the message again."
         )
 
-    def _written(self) -> Turn:
+    def _make_writes(self) -> Turn:
+        """Save the decisions if any of them writes, then make the writes."""
         conversation, turn = self.conversation, self.turn
         if any(decision.write for decision in self.outcome.decisions):
-            self._keep_under_way()
+            self._save_under_way()
         places = enumerate(self.outcome.decisions)
-        turn.decisions = tuple(self._carried_out(place, decision) for place, decision in places)
+        turn.decisions = tuple(self._make_write(place, decision) for place, decision in places)
         turn.question = self.outcome.state.question
         conversation.state = self.outcome.state
         return turn
 
-    def _carried_out(self, place: int, decision: Decision) -> Decision:
-        """The decision once its write is made; the ticket that it opened becomes a fact."""
+    def _make_write(self, place: int, decision: Decision) -> Decision:
+        """Make a decision's write, and return the decision with its ticket number.
+
+        place: which of the turn's decisions it is. A decision without a write is
+        returned unchanged. Raises OrderMoved, OrderSystemDown and CustomerUnknown.
+        """
         orders, customer = self.desk.orders, self.conversation.customer_id
         if decision.write is None:
             return decision
-        key, write = self._key(place, decision.write), self._detailed(decision.write)
+        key = self._idempotency_key(place, decision.write)
+        write = self._with_summary(decision.write)
         if write.kind == "unavailable":
             number = orders.leave_ticket(key, customer, write.detail, self.now)
         else:
@@ -312,18 +351,20 @@ class _Line:
         ticket = {"ticket": f"T{number:05d}"} if number else {}
         return replace(decision, facts={**decision.facts, **ticket})
 
-    def _key(self, place: int, write: Write) -> str:
-        """Names one write of one message: sent again, it is the same.
+    def _idempotency_key(self, place: int, write: Write) -> str:
+        """Return the idempotency key of one write.
 
-        Another message has another key.
+        If the same message is sent again in the same turn, its writes have the same
+        keys, and the order system makes each of them only once. Another message has
+        other keys.
         """
         message = hashlib.sha256(self.text.encode()).hexdigest()[:8]
         conversation = self.conversation
         turn = f"{conversation.id}:{conversation.turns}:{place}:{message}"
         return f"{turn}:{write.kind}:{write.order_id}"
 
-    def _keep_under_way(self) -> None:
-        """Save what was decided, before anything is written: a crash must not decide anew."""
+    def _save_under_way(self) -> None:
+        """Save the decisions before the first write (see UnderWay for the reason)."""
         assert self.turn.triage is not None
         self.written, sure = True, 1.0 if self.turn.sure is None else self.turn.sure
         wire = self.turn.triage.to_wire()
@@ -331,22 +372,27 @@ class _Line:
         self.desk.keep(replace(self.before, under_way=under_way))
         self.conversation.under_way = under_way
 
-    def _detailed(self, write: Write) -> Write:
-        """The write; if it calls a human, with the customer's last lines behind its own detail."""
+    def _with_summary(self, write: Write) -> Write:
+        """Return a write with a summary for the human who reads its ticket.
+
+        The summary has the order, the write's own detail and the customer's last
+        messages. A write that opens no ticket is returned unchanged.
+        """
         if write.kind in NO_TICKET:
             return write
         messages = self.conversation.transcript
-        said = [m.content[:LINE] for m in messages if m.role == "user"][-SUMMARY_LINES:]
+        said = [m.content[:SUMMARY_CHARS] for m in messages if m.role == "user"][-SUMMARY_MESSAGES:]
         order = write.order_id or ", ".join(self.outcome.state.focus) or "none named"
         head = [f"order: {order}"] + ([write.detail] if write.detail != self.text else [])
-        return replace(write, detail="\n".join([*head, *(f"- {line}" for line in said)]))
+        return replace(write, detail="\n".join([*head, *(f"- {text}" for text in said)]))
 
     # -- reply
 
     def reply(self) -> Iterator[Event]:
-        """The model picks one of the shop's wordings.
+        """Let the model choose one of the shop's wordings, and yield it.
 
-        Should the engine fail, the plainest is sent.
+        If the model fails, the plainest wording is sent: the decisions are written, so
+        the customer has to hear about them.
         """
         conversation, turn, handbook = self.conversation, self.turn, self.desk.handbook
         brief = [(handbook.rules[d.rule].action, d.order) for d in turn.decisions]
@@ -357,7 +403,7 @@ class _Line:
         if len(texts) > 1:
             try:
                 chosen, call = self.reader.choose(self._messages(), stems(texts))
-                self._count(call)
+                self._count_call(call)
             except EngineError as error:
                 logger.warning(
                     "conversation %s: the plainest wording is sent: %s", conversation.id, error
@@ -369,7 +415,11 @@ class _Line:
         yield Said(turn.reply)
 
     def close(self) -> Turn:
-        """Save the conversation. If that fails, the same message sent again does nothing twice."""
+        """Save the conversation and return the finished turn.
+
+        If saving fails, the same message can be sent again and no write is made twice:
+        the database still has the decisions of a turn that wrote something.
+        """
         conversation, turn = self.conversation, self.turn
         self.desk.keep(replace(conversation, turns=conversation.turns + 1, under_way=None))
         conversation.turns, conversation.under_way = conversation.turns + 1, None
@@ -383,13 +433,15 @@ class _Line:
         return turn
 
     def _messages(self) -> list[Message]:
-        """All that the model reads."""
+        """Return everything that the model reads in the next call."""
         return [*self.desk.prompt, *self.conversation.transcript]
 
-    def _count(self, call: Call) -> None:
-        """How much of what this conversation had computed was reused.
+    def _count_call(self, call: Call) -> None:
+        """Add one model call to the figures of the turn.
 
-        The last token has no KV entry yet.
+        `reusable_tokens` grows by what earlier calls of this conversation had computed,
+        and `reused_tokens` by how much of that came from the cache. The last token that
+        a model writes has no KV entry yet, so it does not count as computed.
         """
         conversation, turn, meta = self.conversation, self.turn, call.meta
         if not meta:

@@ -1,6 +1,6 @@
-"""What a rule looks at and what it says.
+"""What a rule sees and what it decides.
 
-A case is one order of one wish, a decision is what happens about it.
+A case is one wish for one order. A decision says what happens about that order.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,12 @@ from csproto.orders import CustomerFacts, OrderView, Write
 
 @dataclass(frozen=True)
 class Label:
-    """A word that is put into the customer's language later, such as the state `shipped`."""
+    """A word that the reply translates, such as the state `shipped`.
+
+    group, value: where the handbook has the word. Most groups are `labels` of
+    `shop.yaml`; `answer` stands for `answers.yaml`, `wish` for the labels of the wish
+    files.
+    """
 
     group: str
     value: str
@@ -23,14 +28,14 @@ class Label:
 
 @dataclass(frozen=True)
 class Day:
-    """A calendar day that is put into words later."""
+    """A calendar day that the reply writes in the customer's language."""
 
     day: date
 
 
 @dataclass(frozen=True)
 class Parts:
-    """Texts of the database or the customer that are joined by commas later."""
+    """Texts of the database or the customer that the reply joins with commas."""
 
     parts: tuple[str, ...]
 
@@ -43,8 +48,11 @@ Facts = Mapping[str, Fact]
 class Decision:
     """What happens about one order of one wish.
 
-    facts: what the reply may say, in no language yet.
-    asks: this decision puts a question and waits for the answer.
+    intent, order: what it is about; None if it is about no wish or no order.
+    rule: the rule that decided.
+    facts: the values that the reply may name, not yet in any language.
+    write: the change to make, if any.
+    asks: whether the desk asks the customer something and waits for the answer.
     """
 
     intent: str | None
@@ -57,9 +65,10 @@ class Decision:
 
 @dataclass(frozen=True)
 class Case:
-    """One order of one wish, with everything it is decided by.
+    """One wish for one order, with everything that a rule may look at.
 
-    `order` is None where none is meant.
+    order: None if the wish is about no order. agreed: the customer has said yes to the
+    question that the rule asked.
     """
 
     wish: Wish
@@ -72,13 +81,15 @@ class Case:
 
     @property
     def today(self) -> date:
+        """The present day in the shop's time zone."""
         return self.day(self.now)
 
     def day(self, moment: datetime) -> date:
-        """The calendar day of a moment in the shop's time zone."""
+        """Return the calendar day of a moment in the shop's time zone."""
         return moment.astimezone(self.handbook.values.zone).date()
 
     def window(self, name: str) -> int:
+        """Return a time limit of `shop.yaml`, in days unless its name says hours."""
         return self.handbook.values.windows[name]
 
     def says(
@@ -89,7 +100,7 @@ class Case:
         write: Write | None = None,
         asks: bool = False,
     ) -> Decision:
-        """A decision by a rule; order and article are always among the facts."""
+        """Return a decision by a rule, with order and article among the facts."""
         about: dict[str, Fact] = (
             {"order": self.order.id, "item": self.order.item} if self.order else {}
         )
@@ -97,8 +108,9 @@ class Case:
         return Decision(self.wish.intent, order, rule, {**about, **(facts or {})}, write, asks)
 
     def write(self, kind: Any, detail: str = "", escalated: bool = False) -> Write:
+        """Return a write about this order. Without a `detail` it quotes the message."""
         return Write(kind, self.order.id if self.order else "", detail or self.text, escalated)
 
     def open_ticket(self, kind: str) -> bool:
-        """Whether a ticket of this kind is open for this order already."""
+        """Return whether a ticket of this kind is already open for this order."""
         return (kind, self.order.id if self.order else "") in self.facts.open_tickets

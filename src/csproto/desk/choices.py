@@ -1,6 +1,7 @@
-"""The buttons that an answer offers.
+"""The buttons below a reply.
 
-Pressing one sends its text, so a chat reads the same pressed or typed.
+Pressing a button sends the button's text as a message, so the conversation is the same
+as if the customer had typed that text.
 """
 
 from csproto.desk.handbook import Handbook, Language
@@ -14,7 +15,12 @@ HUMAN = {"zh": "转人工", "en": "Talk to a person"}
 def choices(
     question: Question | None, handbook: Handbook, language: Language
 ) -> list[dict[str, str]]:
-    """What fits the open question: yes and no, the orders, the readings, a human."""
+    """Return the buttons that answer the open question.
+
+    They are yes and no, or the orders to choose from, or the two wishes to choose from
+    and a human. The list is empty if no question is open or the answer is free text.
+    Each button has a `kind`, a `label` to show and the `text` that it sends.
+    """
     if question is None:
         return []
     match question.kind:

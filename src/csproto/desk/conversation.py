@@ -1,4 +1,4 @@
-"""A conversation, and its place in the database, so that it survives a restart."""
+"""A conversation and its row in the database, which lets it survive a restart."""
 
 import uuid
 from collections.abc import Mapping
@@ -19,25 +19,30 @@ from csproto.errors import CsprotoError
 from csproto.orders import OrderView
 from csproto.store import ConversationRow, Customer
 
-WINDOW = 5_000  # characters; beyond this, the oldest turns are left behind
-KEPT_TURNS = 3
+WINDOW_CHARS = 5_000  # a transcript with more characters loses its oldest turns
+KEPT_TURNS = 3  # turns that remain then
 
 
 class ConversationUnknown(CsprotoError):
-    """No such conversation of this customer is kept."""
+    """The database has no readable conversation with this number and this customer."""
 
 
 @dataclass(frozen=True)
 class UnderWay:
-    """A turn that has decided and begun to write, kept until it is closed.
+    """A turn with its decisions, saved from its first write until it is closed.
 
-    Should the process die now, the same message gets the same decisions when it is sent again:
-    taken anew, they would meet orders that their own writes have changed. The keys of the writes
-    are the same too, so nothing is done twice.
+    If the process crashes in between and the customer sends the same message again, the
+    desk reuses these decisions: the first writes may have changed the orders, so
+    deciding again could give something else. The writes also have the same keys as
+    before, so none is made twice.
+
+    text: the customer's message.
+    triage: `Triage.to_wire()`, with the claims included.
+    sure, runner_up: as in `Turn`.
     """
 
     text: str
-    triage: str  # as the model wrote it
+    triage: str
     sure: float
     runner_up: str | None
     outcome: Outcome
@@ -47,10 +52,16 @@ class UnderWay:
 class Conversation:
     """One customer's dialogue with the desk.
 
-    One turn at a time: the desk refuses a second one meanwhile.
+    The desk answers one message of a conversation at a time and refuses others
+    meanwhile.
 
-    seen: the orders as the transcript has them. computed_tokens: how many of its tokens have a
-    KV cache.
+    turns: the messages answered so far.
+    state: what the dialogue carries over.
+    transcript: the messages that the model reads after the prompt.
+    seen: the orders as the transcript last told them.
+    computed_tokens: the tokens of prompt and transcript that the server has computed,
+        and may still have in its KV cache.
+    under_way: a turn that began to write and was not closed.
     """
 
     customer_id: str
@@ -65,21 +76,19 @@ class Conversation:
     under_way: UnderWay | None = None
 
     def trim(self, zone: ZoneInfo) -> None:
-        """Leave the oldest turns of a long conversation behind.
+        """Drop the oldest turns of a transcript that is too long.
 
-        Its part of the prompt begins anew, with the orders as they are.
+        The shorter transcript begins with a new message that lists the orders in
+        `seen`. The server has not computed it yet, so `computed_tokens` becomes 0.
         """
         starts = [place for place, message in enumerate(self.transcript) if message.role == "user"]
         length = sum(len(message.content) for message in self.transcript[1:])
-        if length > WINDOW and len(starts) > KEPT_TURNS:
+        if length > WINDOW_CHARS and len(starts) > KEPT_TURNS:
             self.transcript = [opening(self.seen, zone), *self.transcript[starts[-KEPT_TURNS] :]]
             self.computed_tokens = 0
 
     def save(self, engine: Engine) -> None:
-        """Write the conversation to the database.
-
-        One whose customer was erased meanwhile is not written again.
-        """
+        """Save the conversation unless its customer has been erased."""
         values = {
             "customer_id": self.customer_id,
             "started_at": self.started_at,
@@ -93,8 +102,9 @@ class Conversation:
             )
             if not kept.rowcount:
                 connection.execute(insert(ConversationRow).values(id=self.id, **values))
-            # Looked at after the row is written: an erasure under way is waited for, a
-            # later one finds the row.
+            # The customer is read after the row is written. If an erasure has locked
+            # the customer, this read waits for it and finds no customer, and the row is
+            # rolled back. A later erasure waits for this commit and deletes the row.
             known = (
                 select(Customer.id)
                 .where(Customer.id == self.customer_id)
@@ -119,7 +129,12 @@ SAVED = TypeAdapter(_Saved)
 
 
 def resume(engine: Engine, conversation_id: str, customer_id: str) -> Conversation:
-    """The conversation as it was saved. Raises ConversationUnknown, for another customer's too."""
+    """Load a conversation from the database.
+
+    Raises ConversationUnknown if there is none with this number, if it belongs to
+    another customer, or if another version of the desk saved it in a form that cannot
+    be read.
+    """
     with Session(engine) as session:
         row = session.get(ConversationRow, conversation_id)
         if row is None or row.customer_id != customer_id:

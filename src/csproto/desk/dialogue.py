@@ -1,7 +1,7 @@
-"""Decides what one message changes in the dialogue: its wishes, their orders, what stays open.
+"""Decides what one message changes in the dialogue.
 
-Pure. Sequence: a yes or no to the open question, then the message's wishes, then the wishes that
-waited.
+First comes a yes or no to the open question, then the wishes of the message, then the
+wishes that had to wait. Everything here is pure: nothing is read or written outside.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,21 +12,17 @@ from csproto.desk.case import Case, Decision, Fact, Label
 from csproto.desk.handbook import Handbook
 from csproto.desk.lexicon import begins_with_yes
 from csproto.desk.policy import decide
-from csproto.desk.state import Kind, Outcome, Question, Reading, State
+from csproto.desk.state import SURE, Kind, Limits, Outcome, Question, Reading, State
 from csproto.desk.triage import Wish
 from csproto.orders import CustomerFacts, OrderView, Write, foreseen
 
-# After how many messages in a row that did not answer a question.
-OFFER_AFTER, HAND_OVER_AFTER = 2, 3
-# Wishes that change nothing. A question of theirs interrupts the open one, which is asked again.
+# Misses are messages in a row that do not answer the open question.
+OFFER_AFTER = 2  # after so many misses the desk offers a human
+HAND_OVER_AFTER = 3  # after so many misses a human takes over
+# These wishes change no order. If one of them leads to a question, that question only
+# interrupts the open one, which comes back later.
 ASIDE = ("order_status", "tracking_number", "refund_status")
-CANDIDATES = 6  # orders to choose from in one question
-KIND_OF_RULE: dict[str, Kind] = {  # what a rule's question waits for, if not a yes
-    "address.ask": "detail",
-    "invoice.title": "detail",
-    "return.expired.quality_route": "detail",
-    "question.unknown": "human",
-}
+MAX_CANDIDATES = 6  # orders to choose from in one question
 
 
 def respond(
@@ -35,16 +31,19 @@ def respond(
     state: State,
     now: datetime,
     handbook: Handbook,
-    threshold: float = 0.0,
+    limits: Limits = SURE,
 ) -> Outcome:
-    """The decisions on one message. Total: every triage that the grammar admits gets an answer.
+    """Decide on one message. Every triage that the grammar admits gets an answer.
 
-    threshold: below this sureness the customer is asked which of two readings is meant.
+    state: the dialogue before the message. limits: how sure the model must be; if it is
+    less sure, the customer is asked which of two wishes is meant.
     """
     turn = _Turn(reading, facts, state, now, handbook)
     triage, question = reading.triage, state.question
-    if turn.is_unsure(threshold):
+    if turn.is_unsure(limits):
         turn.ask_reading()
+    elif question and triage.act == "confirm" and reading.sure < limits.writing:
+        turn.asked(triage.wishes) if triage.wishes else turn.repeat_question()
     elif question and triage.act == "confirm":
         turn.confirmed(question)
     elif question and triage.act == "deny":
@@ -57,7 +56,10 @@ def respond(
 
 
 class _Turn:
-    """One message: collects the decisions on it and the state after it."""
+    """Collects the decisions on one message and the state after it.
+
+    before: the state before the message. again: the open question is repeated.
+    """
 
     def __init__(
         self,
@@ -74,50 +76,62 @@ class _Turn:
 
     # -- what the message does
 
-    def is_unsure(self, threshold: float) -> bool:
-        """Whether the customer has to say which of two readings is meant."""
-        wishes = self.reading.triage.wishes
-        asks = self.reading.triage.act == "ask" and wishes and self.reading.runner_up
-        return bool(asks) and self.reading.sure < threshold
+    def is_unsure(self, limits: Limits) -> bool:
+        """Return whether the customer has to say which of two wishes is meant."""
+        triage = self.reading.triage
+        if triage.act != "ask" or not triage.wishes or not self.reading.runner_up:
+            return False
+        at_once = self.handbook.wishes[triage.wishes[0].intent].at_once
+        limit = max(limits.answering, limits.writing) if at_once else limits.answering
+        return self.reading.sure < limit
 
     def ask_reading(self) -> None:
-        """Offer the two likeliest readings of a message."""
+        """Ask which of the two likeliest wishes is meant. The other wishes wait."""
         first, rule = self.reading.triage.wishes[0], "unsure.clarify"
         readings = (first.intent, str(self.reading.runner_up))
         labels = {"first": Label("wish", readings[0]), "second": Label("wish", readings[1])}
         self.decisions.append(Decision(None, None, "unsure.clarify", labels, asks=True))
-        self.state = replace(self.state, focus=self._own(first.orders) or self.state.focus)
+        self.state = replace(self.state, focus=self._own_orders(first.orders) or self.state.focus)
         self._ask(Question("reading", self._action(rule), rule, first, labels, readings))
         for wish in self.reading.triage.wishes[1:]:
-            self._later(wish)
-        self._missed()
+            self._add_to_queue(wish)
+        self._count_miss()
 
     def confirmed(self, question: Question) -> None:
-        """Carry out what was asked about, if the message itself begins with a yes."""
+        """Do what the open question asked about, if the message begins with a yes.
+
+        The model alone cannot confirm anything: the words of the message must do so
+        too.
+        """
         wishes = self.reading.triage.wishes
         heard = begins_with_yes(self.reading.text, self.handbook.lexicon)
         if question.kind not in ("yes", "human") or not heard:
-            self.asked(wishes) if wishes else self._put_again()
+            self.asked(wishes) if wishes else self.repeat_question()
             return
         asked = question.wish
         said = [wish for wish in wishes if question.kind == "yes" and wish.intent == asked.intent]
-        if any(self._changes(asked, wish) for wish in said):  # "yes, but made out to my company"
+        if any(self._changes(asked, wish) for wish in said):
+            # "yes, but made out to my company": the changed wish has to be confirmed
             self.asked(wishes)
             return
-        self._close()
+        self._close_question()
         if question.kind == "human":
             self._run(Wish("human_agent"))
         else:
             self._carry_out(question, [order for wish in said for order in wish.orders])
+        # "yes, and 160001 as well": the further order has not been asked about yet.
         more = [o for wish in said for o in wish.orders if o not in asked.orders]
         new = [Wish(asked.intent, tuple(more))] if more else []
         self.asked([*new, *(wish for wish in wishes if wish not in said)])
 
     def _carry_out(self, question: Question, said: Sequence[str]) -> None:
-        """Do what was asked about, for the orders that the yes names, else for all.
+        """Do what the open question asked about.
 
-        An order for which the rules would no longer put this very question is decided on anew: the
-        customer agreed to something else.
+        said: the orders that the yes names; if it names none, all orders of the
+        question.
+
+        If the rules would now ask another question about an order, or none, the yes
+        does not count for this order, and the rules decide on it as on a new wish.
         """
         chosen = [order for order in question.wish.orders if order in said]
         views = self._views(chosen or question.wish.orders)
@@ -128,12 +142,13 @@ class _Turn:
         self._decide(question.wish, changed) if changed else None
 
     def denied(self, question: Question) -> None:
-        """Drop what was asked about, and take what is wanted instead."""
-        self._close()
+        """Drop what the open question asked about, and run the other wishes."""
+        self._close_question()
+        # The wish in "no, don't cancel it" only repeats the question.
         wishes = [
             wish
             for wish in self.reading.triage.wishes
-            if not _same(wish, question.wish) or self._changes(question.wish, wish)
+            if not _is_part_of(wish, question.wish) or self._changes(question.wish, wish)
         ]
         if not wishes:
             orders, deed = self._views(question.wish.orders), Label("deed", question.wish.intent)
@@ -143,84 +158,99 @@ class _Turn:
         self.asked(wishes)
 
     def corrected(self) -> None:
-        """Run the open or last wish again with what was put right."""
+        """Run the wish of the open question, or else the last wish, as corrected."""
         base = self.before.question.wish if self.before.question else self.before.last
         wishes = self.reading.triage.wishes
         if base is None and not wishes:
-            self._say("other.small_talk", "other")
+            self._add_decision("other.small_talk", "other")
         elif base is None or (wishes and wishes[0].intent not in (base.intent, "other")):
-            self.asked(wishes)
+            self.asked(wishes)  # the correction is another wish
         elif wishes:
             slots = dict(base.slots) | dict(wishes[0].slots)
             first = Wish(base.intent, wishes[0].orders or base.orders, slots)
             self.state = replace(self.state, question=None)
             self.asked([first, *wishes[1:]])
-        else:  # "no, the other one"
+        else:
+            # "no, the other one" names no order: choose among those not meant before.
             meant = base.orders or self.state.focus
             fitting = [o for o in self._candidates(base.intent) if o.id not in meant]
             others = [o for o in self.facts.orders if o.id not in meant]
-            self._run_on(base, fitting or others or self.facts.orders)
+            self._decide_or_ask_which(base, fitting or others or self.facts.orders)
 
     def asked(self, wishes: Iterable[Wish]) -> None:
-        """Take the wishes of a message one after the other.
+        """Run the wishes of a message one after the other.
 
-        Those behind a question that has just come up wait in the queue.
+        Once a wish has led to a question, further wishes that may also ask wait in the
+        queue, because a reply ends with at most one question.
         """
         waiting = list(wishes)
         if not waiting and not self.decisions:
-            self._say("other.small_talk", "other")
+            self._add_decision("other.small_talk", "other")
         real = [wish for wish in waiting if wish.intent != "other" or wish.orders]
-        for wish in real or (waiting if not self.decisions else []):  # "cancel it, thanks"
-            if self._asks_now() and self._may_ask(wish):
-                self._later(wish)
+        # "cancel it, thanks": the thanks get no decision next to another wish
+        for wish in real or (waiting if not self.decisions else []):
+            if self._has_asked() and self._may_ask(wish):
+                self._add_to_queue(wish)
             else:
-                self._run_completed(wish)
+                self._run_with_question(wish)
 
     def outcome(self) -> Outcome:
-        """The result; a wish that waited comes up when nothing is open any more."""
+        """Return the decisions and the new state.
+
+        Waiting wishes run first, as long as no question is open. Then the desk repeats
+        the open question if the message did not answer it. If no question is open, it
+        repeats the one that was interrupted.
+        """
         while self.state.queue and not self.state.question:
             wish, *rest = self.state.queue
             self.state = replace(self.state, queue=tuple(rest))
             self._run(wish)
         if self.state.question and self.state.question is self.before.question and not self.again:
+            # A message with a wish is no miss: the customer may answer afterwards.
             missed = all(d.rule == "other.small_talk" for d in self.decisions)
-            self._put_again(missed)
+            self.repeat_question(missed)
         elif self.state.behind and not self.state.question:
             question = self.state.behind
             self.state = replace(self.state, question=question, behind=None)
-            self._put_again(missed=False)
+            self.repeat_question(missed=False)
         return Outcome(tuple(self.decisions), self.state, self.again)
 
     # -- a wish and its orders
 
-    def _run_completed(self, wish: Wish) -> None:
-        """Run a wish with what the open question already knows of it."""
+    def _run_with_question(self, wish: Wish) -> None:
+        """Run a wish together with what the open question knows about it.
+
+        A wish with the same intent gets the orders and slots of the question.
+        """
         question = self.state.question
-        if question and wish.intent == "other" and wish.orders:  # a bare number answers it
+        if question and wish.intent == "other" and wish.orders:
+            # A number without a wish is an answer to the question.
             wish = replace(wish, intent=question.wish.intent)
         if question is None or wish.intent != question.wish.intent:
             self._run(wish)
             return
         asked, new = question.wish, [o for o in wish.orders if o not in question.wish.orders]
         if question.kind == "yes" and new and asked.orders:  # "and 160001 as well"
-            if wish.slots or asked.slots:  # each with details of its own: the newest first
-                self._later(asked)
+            if wish.slots or asked.slots:
+                # Details of one order do not hold for the other: ask separately.
+                self._add_to_queue(asked)
                 self._run(wish)
             else:
                 self._run(replace(wish, orders=(*asked.orders, *new)))
             return
         left = tuple(o for o in asked.orders if o not in wish.orders)
-        if question.kind == "detail" and wish.orders and left:  # the answer is for one of them
-            self._later(replace(asked, orders=left))
+        if question.kind == "detail" and wish.orders and left:
+            # The detail is for some of the orders only: ask about the others later.
+            self._add_to_queue(replace(asked, orders=left))
         self._run(_merged(asked, wish))
 
     def _run(self, wish: Wish) -> None:
-        """Find the orders that a wish is about, and decide on each."""
+        """Decide on the orders of a wish, or ask which order is meant."""
         kind = self.handbook.wishes[wish.intent]
-        orders = self._own(wish.orders)
+        orders = self._own_orders(wish.orders)
         unknown = [number for number in wish.orders if number not in orders]
         if unknown and (kind.needs_order or wish.intent == "other"):
-            self._not_found(wish, unknown, asks=not orders)
+            self._report_unknown(wish, unknown, asks=not orders)
             if not orders:
                 return
         about = self._views(orders or (self.state.focus if kind.needs_order else ()))
@@ -231,43 +261,50 @@ class _Turn:
         elif not kind.needs_order:
             self._decide(wish, [None])
         else:
-            self._run_on(wish, self._candidates(wish.intent))
+            self._decide_or_ask_which(wish, self._candidates(wish.intent))
 
-    def _run_on(self, wish: Wish, candidates: Sequence[OrderView]) -> None:
-        """Decide on the only candidate, or ask which one is meant."""
+    def _decide_or_ask_which(self, wish: Wish, candidates: Sequence[OrderView]) -> None:
+        """Decide on the only candidate, or ask which of several orders is meant."""
         if len(candidates) == 1:
             self._decide(wish, candidates)
             return
-        question = self._which(wish, candidates)
+        question = self._order_question(wish, candidates)
         decision = Decision(wish.intent, None, question.rule, question.facts, asks=True)
         self.decisions.append(decision)
         self._ask_order(question)
 
-    def _not_found(self, wish: Wish, numbers: Sequence[str], asks: bool) -> None:
-        """Report unknown numbers; somebody else's order and one that does not exist are alike."""
+    def _report_unknown(self, wish: Wish, numbers: Sequence[str], asks: bool) -> None:
+        """Report order numbers that are not the customer's.
+
+        An order of another customer gets the same answer as one that does not exist, so
+        the answer does not reveal it. asks: also ask which order is meant.
+        """
         for number in numbers:
             facts: dict[str, Fact] = {"order": number}
             self.decisions.append(
                 Decision(wish.intent, number, "order.not_found", facts, asks=asks)
             )
         if asks:
-            self._ask_order(self._which(wish, self._candidates(wish.intent)))
+            self._ask_order(self._order_question(wish, self._candidates(wish.intent)))
 
-    def _which(self, wish: Wish, candidates: Sequence[OrderView]) -> Question:
-        """The question which of some orders is meant."""
+    def _order_question(self, wish: Wish, candidates: Sequence[OrderView]) -> Question:
+        """Return the question which order is meant."""
         rule = "order.which" if candidates else "order.ask"
         facts: dict[str, Fact] = {"deed": Label("deed", wish.intent)}
         if candidates:
-            facts["options"] = tuple(candidates[:CANDIDATES])
+            facts["options"] = tuple(candidates[:MAX_CANDIDATES])
         return Question("order", self._action(rule), rule, replace(wish, orders=()), facts)
 
     def _decide(self, wish: Wish, orders: Sequence[OrderView | None], agreed: bool = False) -> None:
-        """Decide on each order by itself; what has to be confirmed is asked in one question."""
+        """Decide on each order, and ask one question about those that need an answer.
+
+        agreed: the customer has said yes to what the rules asked about these orders.
+        """
         asked: dict[str, list[Decision]] = {}
         for order in orders:
             decision = decide(self._case(wish, order, agreed))
             self.decisions.append(decision)
-            if decision.write:  # what is decided next has to know of it
+            if decision.write:  # the next decisions must see its effect
                 self.facts = foreseen(self.facts, decision.write, self.now)
             if decision.asks:
                 asked.setdefault(decision.rule, []).append(decision)
@@ -275,25 +312,36 @@ class _Turn:
         last = replace(wish, orders=ids)
         self.state = replace(self.state, focus=ids or self.state.focus, last=last)
         if not asked:
-            self._settle(last)
+            self._close_if_answered(last)
         elif wish.intent != "shop_question" or not self.state.question:
-            self._ask_about(wish, asked)  # an offer of a human leaves what was open open
+            # For a shop question without an answer the desk offers a human, but not in
+            # place of a question that is open.
+            self._ask_about(wish, asked)
 
     def _ask_about(self, wish: Wish, asked: Mapping[str, Sequence[Decision]]) -> None:
-        """Put the first rule's question about all its orders; another rule's question waits."""
+        """Ask the first rule's question about all orders of that rule.
+
+        Orders with another rule's question wait in the queue.
+        """
         (rule, first), *others = asked.items()
         ids = tuple(d.order for d in first if d.order)
-        kind: Kind = KIND_OF_RULE.get(rule, "yes")
-        facts = _shared(first) | {"orders": self._views(ids)}
+        kind: Kind = self.handbook.rules[rule].waits
+        facts = _shared_facts(first) | {"orders": self._views(ids)}
         self._ask(Question(kind, self._action(rule), rule, replace(wish, orders=ids), facts))
         for _, decisions in others:
             self.decisions = [d for d in self.decisions if d not in decisions]
-            self._later(replace(wish, orders=tuple(d.order for d in decisions if d.order)))
+            self._add_to_queue(replace(wish, orders=tuple(d.order for d in decisions if d.order)))
 
     # -- the open question
 
     def _ask(self, question: Question) -> None:
-        """Open a question. The misses count on if it is the same kind of question again."""
+        """Open a question.
+
+        - The misses go on counting if the desk asks again for a choice of order or of
+          wish; otherwise they begin at 0.
+        - A question of an ASIDE wish, or a choice between two wishes, only interrupts
+          the question that is open: that question is kept in `behind`.
+        """
         before = self.before.question
         stuck = question.kind in ("order", "reading") and before is not None
         stuck = stuck and before is not None and before.kind in (question.kind, "human")
@@ -305,16 +353,24 @@ class _Turn:
         self.state = replace(self.state, question=question, misses=misses)
 
     def _ask_order(self, question: Question) -> None:
+        """Ask which order is meant. Asking again for the same wish is a miss."""
         before = self.before.question
         again = before is not None and before.kind in ("order", "human")
         again = again and before is not None and before.wish.intent == question.wish.intent
         self.state = replace(self.state, last=question.wish)
         self._ask(question)
         if again:
-            self._missed()
+            self._count_miss()
 
-    def _settle(self, wish: Wish) -> None:
-        """Close the earlier question if this wish, which needs none, answered it."""
+    def _close_if_answered(self, wish: Wish) -> None:
+        """Close the earlier question if a wish that asked nothing answers it.
+
+        - The same wish answers it; a question for a yes is answered only by a wish for
+          all of its orders.
+        - Any wish but `other` settles a choice between two wishes or the offer of a
+          human.
+        - A wish for a human settles every question.
+        """
         question = self.before.question
         if question is None or self.state.question is not question or wish.intent == "other":
             return
@@ -322,51 +378,52 @@ class _Turn:
         if question.kind == "yes":
             answers = answers and set(wish.orders) >= set(question.wish.orders)
         if answers or question.kind in ("reading", "human") or wish.intent == "human_agent":
-            self._close()
+            self._close_question()
 
-    def _close(self) -> None:
+    def _close_question(self) -> None:
         self.state = replace(self.state, question=None, misses=0)
 
-    def _later(self, wish: Wish) -> None:
+    def _add_to_queue(self, wish: Wish) -> None:
         self.state = replace(self.state, queue=(*self.state.queue, wish))
 
-    def _asks_now(self) -> bool:
-        """Whether this very message has led to a question."""
+    def _has_asked(self) -> bool:
+        """Return whether this message has already led to a question."""
         return self.state.question is not None and self.state.question is not self.before.question
 
     def _may_ask(self, wish: Wish) -> bool:
+        """Return whether this wish needs an order and can lead to a question."""
         kind = self.handbook.wishes[wish.intent]
         return kind.needs_order and any(rule.ask for rule in kind.rules.values())
 
-    def _put_again(self, missed: bool = True) -> None:
-        """Put the open question once more, unless the rules no longer ask it.
+    def repeat_question(self, missed: bool = True) -> None:
+        """Repeat the open question, or close it if the rules no longer ask anything.
 
-        missed: the message should have answered it. After two such messages a human is offered,
-        after three the conversation is handed over.
+        missed: whether the message counts as a miss, because it should have answered
+        the question.
         """
         question = self.state.question
         if question is None:
             return
-        repeated = self._repeated(question)
+        repeated = self._decided_again(question)
         if not any(decision.asks for decision in repeated):
-            self._close()
+            self._close_question()
             self.decisions = self.decisions or repeated
             return
         self.again = True
         self.decisions = self.decisions or repeated
         if missed:
-            self._missed()
+            self._count_miss()
 
-    def _repeated(self, question: Question) -> list[Decision]:
-        """The decisions that led to a question, taken again."""
+    def _decided_again(self, question: Question) -> list[Decision]:
+        """Decide again what led to a question, on the present facts."""
         if question.kind in ("yes", "detail"):
             views = self._views(question.wish.orders)
             return [decide(self._case(question.wish, order)) for order in views]
         facts, intent = question.facts, question.wish.intent
         return [Decision(intent, None, question.rule, facts, asks=True)]
 
-    def _missed(self) -> None:
-        """Count a message that did not bring the question further."""
+    def _count_miss(self) -> None:
+        """Count a miss. After several misses, offer a human or hand over to one."""
         misses = self.state.misses + 1
         if misses >= HAND_OVER_AFTER:
             self._hand_over()
@@ -381,7 +438,7 @@ class _Turn:
             self.state = replace(self.state, misses=misses)
 
     def _hand_over(self) -> None:
-        """Give the conversation to a human: asking goes on no longer."""
+        """Hand over to a human, and drop every question and waiting wish."""
         self.state = replace(self.state, question=None, queue=(), behind=None, misses=0)
         self.again = False
         self.decisions = [d for d in self.decisions if not d.asks]
@@ -394,11 +451,14 @@ class _Turn:
 
     # -- small things
 
-    def _say(self, rule: str, intent: str) -> None:
+    def _add_decision(self, rule: str, intent: str) -> None:
         self.decisions.append(Decision(intent, None, rule))
 
     def _changes(self, asked: Wish, said: Wish) -> bool:
-        """Whether a wish has details that the question did not name."""
+        """Return whether a wish has details that the question did not name.
+
+        Slots marked `unasked` do not count: no question names them.
+        """
         slots = self.handbook.wishes[asked.intent].slots
         new = {n for n, v in said.slots.items() if asked.slots.get(n, slots[n].default) != v}
         return any(not slots[name].unasked for name in new)
@@ -407,14 +467,16 @@ class _Turn:
         text = self.reading.text
         return Case(wish, order, self.facts, self.now, self.handbook, agreed, text)
 
-    def _own(self, orders: Sequence[str]) -> tuple[str, ...]:
+    def _own_orders(self, orders: Sequence[str]) -> tuple[str, ...]:
+        """Return the numbers that are orders of this customer."""
         return tuple(o for o in orders if self.facts.order(o))
 
     def _views(self, orders: Sequence[str]) -> tuple[OrderView, ...]:
+        """Return the customer's orders with these numbers."""
         return tuple(view for o in orders if (view := self.facts.order(o)))
 
     def _candidates(self, intent: str) -> list[OrderView]:
-        """The customer's orders that a wish fits; all of them when it fits none."""
+        """Return the customer's orders that fit a wish, or all of them if none fits."""
         fits = self.handbook.wishes[intent].fits.items()
         orders = self.facts.orders
         return [o for o in orders if all(getattr(o, n) in v for n, v in fits)] or list(orders)
@@ -423,19 +485,27 @@ class _Turn:
         return self.handbook.rules[rule].action
 
 
-def _shared(decisions: Sequence[Decision]) -> dict[str, Fact]:
-    """The facts that all decisions have: a question about several orders must not tell one's."""
+def _shared_facts(decisions: Sequence[Decision]) -> dict[str, Fact]:
+    """Return the facts that all decisions share.
+
+    A question about several orders must not give a fact that is true of only one of
+    them.
+    """
     first, *others = (decision.facts for decision in decisions)
     return {n: fact for n, fact in first.items() if all(o.get(n) == fact for o in others)}
 
 
-def _same(wish: Wish, asked: Wish) -> bool:
-    """Whether a wish is the one that was asked about, or says more of it."""
+def _is_part_of(wish: Wish, asked: Wish) -> bool:
+    """Return whether a wish has the same intent as another and no further orders."""
     return wish.intent == asked.intent and set(wish.orders) <= set(asked.orders)
 
 
 def _merged(base: Wish, new: Wish) -> Wish:
-    """A wish with the slots given before, unless it names orders that were not spoken of."""
+    """Return a wish completed by the orders and slots of an earlier one.
+
+    If it names orders that the earlier wish does not have, it is a new wish and stays
+    as it is.
+    """
     if new.orders and base.orders and not set(new.orders) <= set(base.orders):
         return new
     return Wish(base.intent, new.orders or base.orders, dict(base.slots) | dict(new.slots))

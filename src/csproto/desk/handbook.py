@@ -1,8 +1,6 @@
-"""What a shop says about its service desk.
+"""The shop's handbook: wishes, rules, wordings, answers and values, read from `data/`.
 
-Wishes, rules, wordings, answers and values, read from `data/`.
-
-Another shop is another folder with the same files. Nothing here depends on a model.
+Another shop has another folder with the same files. Nothing here depends on a model.
 """
 
 from collections.abc import Mapping
@@ -24,7 +22,7 @@ Texts = Annotated[list[str], Field(min_length=1)]
 
 
 class HandbookError(CsprotoError):
-    """A file of the handbook that is missing, damaged or at odds with another one."""
+    """A file of the handbook is missing, or its content is not of the required form."""
 
 
 class _Part(BaseModel):
@@ -32,13 +30,20 @@ class _Part(BaseModel):
 
 
 class Slot(_Part):
-    """One detail that a wish can carry. Exactly one of the kinds is set.
+    """One detail that a wish can have.
 
-    choices: one of these words. copied: `text` is any part of the message, `number` a number in it.
-    flag: present or not. number: a small number that the model writes itself.
-    answers: a topic of `answers.yaml`. unasked: it may come with the yes, without another question.
-    default: what is meant when it is left out.
-    claim: filled by a program of its own, not by the triage.
+    One of these fields says what its value can be:
+    - choices: one of these words.
+    - copied: for `text` any part of the message, for `number` a number in the message.
+    - flag: true, or left out.
+    - number: a single digit.
+    - answers: a topic of `answers.yaml`.
+
+    The other fields can be added to any of them:
+    - meaning: explains the slot to the model.
+    - unasked: a yes stays a yes if it comes with this detail; nothing is asked again.
+    - default: what is meant if the slot is left out.
+    - claim: a second model call fills the slot, and the triage does not have it.
     """
 
     meaning: str
@@ -53,23 +58,32 @@ class Slot(_Part):
 
 
 class Rule(_Part):
-    """A rule that can fire: its action, where it comes from, and how it is put to the customer.
+    """One rule: what the desk does, why, and the wordings for the customer.
 
-    say: wordings by language, with facts in braces. ask: the question that then waits, if any.
+    action: what the desk does.
+    source: the law or guide that the rule comes from.
+    waits: what the rule's question waits for: a yes, a missing detail, or a yes to a human.
+    openings: the openings that may stand before a wording.
+    say: the wordings by language, with the names of facts in braces.
+    ask: the wordings of the question at the end of the reply, for a rule that asks
+        something.
     """
 
     action: str
     source: str
+    waits: Literal["yes", "detail", "human"] = "yes"
     openings: list[Opening] = ["none"]
     say: dict[Language, list[str]] = {}
     ask: dict[Language, Texts] = {}
-    kinds: dict[str, dict[Language, Texts]] = {}  # small talk: wordings by what was said
+    kinds: dict[str, dict[Language, Texts]] = {}  # small talk: wordings by kind
 
 
 class Example(_Part):
-    """A message with the triage that an honest reader would write, for the prompt of a model.
+    """An example for a model's prompt: a message and the triage expected for it.
 
-    In a wish's file the intent is that wish. after, order: the rule whose question it answers.
+    act, wishes: the expected triage. In the file of a wish, an entry of `wishes` has
+    that wish's intent unless it names one. after, order: if the message answers a
+    question, the rule that asked and the number of the order that it asked about.
     """
 
     text: str
@@ -80,26 +94,38 @@ class Example(_Part):
 
 
 class WishFile(_Part):
-    """Everything about one wish, as its file says it.
+    """The file of one wish.
 
-    fits: fields of an order with the values for which this wish makes sense.
+    label: the wish's name for customers.
+    description, includes, excludes: explain the wish to the model.
+    fits: fields of an order, with the values for which this wish makes sense.
+    deed: what it asks for, as a noun.
+    at_once: whether it calls a human without another question.
+    needs_order: whether the wish is about an order.
+    each_order: whether every order named gets a decision; otherwise only the first one
+        does.
     """
 
     intent: str
     label: dict[Language, str]
+    deed: dict[Language, str]
     description: str
     includes: list[str] = []
     excludes: list[str] = []
     slots: dict[str, Slot] = {}
     fits: dict[str, list[str]] = {}
+    at_once: bool = False
     needs_order: bool = True
-    each_order: bool = True  # each order gets a decision of its own; else the first one's is enough
+    each_order: bool = True
     examples: list[Example] = []
     rules: dict[str, Rule] = {}
 
 
 class DialogueFile(_Part):
-    """The rules of the dialogue itself; and for the prompt, an example's orders and answers."""
+    """The rules of the dialogue itself, and examples of a dialogue for the prompt.
+
+    orders: the orders that all examples are about.
+    """
 
     rules: dict[str, Rule]
     orders: list[dict[str, str]] = []
@@ -107,7 +133,7 @@ class DialogueFile(_Part):
 
 
 class Answer(_Part):
-    """What the shop answers to a question about itself."""
+    """The shop's answer to a question about the shop."""
 
     label: dict[Language, str]
     question: dict[Language, str]
@@ -116,7 +142,13 @@ class Answer(_Part):
 
 
 class Lexicon(_Part):
-    """Words with which a clear yes or no begins, and what may stand before them."""
+    """Words that decide whether a message begins with a clear yes.
+
+    yes: words and short phrases that are a clear yes.
+    no: the same for a no; the desk does not use them.
+    fillers: words that may stand before a yes.
+    not_yes: beginnings of a message that look like a yes and are none.
+    """
 
     yes: dict[Language, list[str]]
     no: dict[Language, list[str]]
@@ -125,7 +157,14 @@ class Lexicon(_Part):
 
 
 class Values(_Part):
-    """The shop's numbers: `shop.yaml`. Windows are in days unless the name says hours."""
+    """The values in `shop.yaml`.
+
+    windows: time limits in days, or in hours if the name says so.
+    not_returnable: categories of goods.
+    risk: the points of each sign of a risky payment.
+    review_from, block_from: from so many points on, a payment is reviewed or blocked.
+    labels: words by group, value and language.
+    """
 
     timezone: str
     windows: dict[str, int]
@@ -137,20 +176,23 @@ class Values(_Part):
 
     @cached_property
     def zone(self) -> ZoneInfo:
+        """The shop's time zone."""
         return ZoneInfo(self.timezone)
 
 
 class Handbook:
-    """A shop's files, checked against each other.
+    """All the files of a shop, each checked for the fields it must and may have.
 
     Raises HandbookError for a file that cannot be used.
     """
 
     def __init__(self, folder: Path = DATA) -> None:
-        self.folder = folder
-        files = sorted((folder / "wishes").glob("*.yaml"))
-        wishes = [self._read(path, WishFile) for path in files]
-        self.wishes: dict[str, WishFile] = {wish.intent: wish for wish in wishes}
+        self.wishes: dict[str, WishFile] = {}
+        for path in sorted((folder / "wishes").glob("*.yaml")):
+            wish = self._read(path, WishFile)
+            if wish.intent != path.stem:
+                raise HandbookError(f"{path} is the file of {wish.intent!r}: name it so.")
+            self.wishes[wish.intent] = wish
         self.values = self._read(folder / "shop.yaml", Values)
         self.lexicon = self._read(folder / "lexicon.yaml", Lexicon)
         self.answers = self._table(folder / "answers.yaml", Answer)
@@ -160,12 +202,16 @@ class Handbook:
         dialogue = self._read(folder / "dialogue.yaml", DialogueFile)
         self.rules: dict[str, Rule] = dict(dialogue.rules)
         self.example_orders, self.examples = dialogue.orders, dialogue.examples
-        for wish in wishes:
+        for wish in self.wishes.values():
+            if twice := wish.rules.keys() & self.rules.keys():
+                raise HandbookError(
+                    f"The rule {min(twice)} stands in two files: rename one of them."
+                )
             self.rules |= wish.rules
 
     @property
     def intents(self) -> list[str]:
-        """The wishes, in the order of their files."""
+        """The intents, sorted by the names of their files."""
         return list(self.wishes)
 
     @property
@@ -174,7 +220,7 @@ class Handbook:
         return frozenset(rule.action for rule in self.rules.values())
 
     def label(self, group: str, value: str, language: Language) -> str:
-        """A word of `shop.yaml` in the customer's language, such as the state `shipped`."""
+        """Return a word of `shop.yaml` in a language, such as the one for `shipped`."""
         return self.values.labels[group][value][language]
 
     def _read(self, path: Path, kind: type[T]) -> T:
@@ -204,5 +250,5 @@ class Handbook:
 
 @cache
 def default_handbook() -> Handbook:
-    """The demo shop's handbook, in `data/`."""
+    """Return the demo shop's handbook, which is in `data/`."""
     return Handbook()

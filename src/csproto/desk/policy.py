@@ -1,16 +1,19 @@
-"""The rules: one pure function a wish, of order, slots, facts and clock.
+"""The rules: each function decides one wish, and has the name of its intent.
 
-The model has no part in it.
+The functions are pure. They see the order, the slots, the customer's facts and the
+present moment. The model takes no part in a decision.
 
-A decision that changes something asks first (`agreed` is False); only after the customer's yes does
-it carry a write. What merely calls a human is written at once.
+A decision that changes an order asks first, while `case.agreed` is False. Only after
+the customer's yes does it have a write. A decision that only opens a ticket has its
+write at once: it calls a human, urges a shipment, has a parcel traced or a payment
+checked.
 """
 
 from collections.abc import Callable
 from datetime import date, datetime, timedelta
 
 from csproto.desk.case import Case, Day, Decision, Fact, Facts, Label, Parts
-from csproto.desk.handbook import Handbook
+from csproto.desk.handbook import Handbook, HandbookError
 from csproto.orders import CustomerFacts, OrderView, Write
 
 FAULTS = ("quality", "damaged", "wrong_item", "missing_part")
@@ -22,26 +25,38 @@ _DECIDE: dict[str, Decide] = {}
 
 
 def wish(function: Decide) -> Decide:
-    """Make a function decide the wish of its name."""
+    """Register a function as the rule for the wish with its name."""
     _DECIDE[function.__name__] = function
     return function
 
 
-def decide(case: Case) -> Decision:
-    """The decision for one order of one wish.
+def check(handbook: Handbook) -> None:
+    """Raise HandbookError for a wish that no function decides."""
+    if missing := handbook.wishes.keys() - _DECIDE.keys():
+        raise HandbookError(
+            f"No function decides the wish {min(missing)}: add one of that name to policy.py, "
+            "with @wish above it."
+        )
 
-    Total: raises nothing for any wish of the handbook.
+
+def decide(case: Case) -> Decision:
+    """Decide one wish for one order.
+
+    There is a decision for every wish of the handbook. A wish that needs an order must
+    come with one.
     """
     return _DECIDE[case.wish.intent](case)
 
 
-def _order(case: Case) -> OrderView:
+def _required_order(case: Case) -> OrderView:
+    """Return the order of a case that must have one. Raises AssertionError."""
     assert case.order is not None, "this wish needs an order"
     return case.order
 
 
-def _state(case: Case) -> Label:
-    return Label("status", _order(case).status)
+def _status_label(case: Case) -> Label:
+    """Return the order's status as a word for the customer."""
+    return Label("status", _required_order(case).status)
 
 
 # -- returns
@@ -49,7 +64,7 @@ def _state(case: Case) -> Label:
 
 @wish
 def return_exchange(case: Case) -> Decision:
-    order = _order(case)
+    order = _required_order(case)
     if case.wish.slots.get("undo"):
         return _withdraw(case)
     if order.status == "cancelled":
@@ -58,7 +73,7 @@ def return_exchange(case: Case) -> Decision:
         return case.says("return.already_open", {"state": Label("refund", order.refund)})
     if order.status in ("unpaid", "paid"):
         if case.agreed:
-            return _cancelled(case)
+            return _cancel(case)
         return case.says("return.not_shipped", asks=True)
     if order.status == "shipped":
         return case.says("return.in_transit")
@@ -66,24 +81,25 @@ def return_exchange(case: Case) -> Decision:
 
 
 def _return_delivered(case: Case) -> Decision:
-    order, cause = _order(case), case.wish.slots.get("cause")
+    """Decide on the return of an order that was delivered, by its age and the cause."""
+    order, cause = _required_order(case), case.wish.slots.get("cause")
     delivered = case.day(order.delivered_at or order.created_at)
     days = (case.today - delivered).days
     free, fault = case.window("no_reason_return"), case.window("quality_return")
     until_free, until_fault = delivered + timedelta(days=free), delivered + timedelta(days=fault)
-    bound = order.category in case.handbook.values.not_returnable
-    bound = bound and (order.category != "digital" or order.opened)
+    excluded = order.category in case.handbook.values.not_returnable
+    excluded = excluded and (order.category != "digital" or order.opened)
     if days > fault:
         return case.says("return.too_late", {"window": str(fault)})
     if cause in FAULTS:
         return _return_asked(case, "return.quality.15d", fault, until_fault)
-    if days <= free and not bound:
+    if days <= free and not excluded:
         return _return_asked(case, "return.no_reason.7d", free, until_free)
-    if cause and cause not in NO_FAULTS:  # whether this is a fault is for a human to say
+    if cause and cause not in NO_FAULTS:  # a human judges whether this is a fault
         if case.open_ticket("quality"):
             return case.says("return.cause_unclear")
         return case.says("return.cause_unclear", write=case.write("quality"))
-    if bound:
+    if excluded:
         kind = Label("category", order.category)
         return case.says("return.not_returnable", {"kind": kind, "window": str(fault)})
     return case.says(
@@ -94,7 +110,12 @@ def _return_delivered(case: Case) -> Decision:
 
 
 def _return_asked(case: Case, rule: str, window: int, deadline: date) -> Decision:
-    """Ask whether to register the return; register it after the yes."""
+    """Ask whether to register the return, or register it after the customer's yes.
+
+    rule: the rule that allows the return.
+    window: the days after delivery in which the rule allows it.
+    deadline: the last of these days.
+    """
     slots = case.wish.slots
     remedy = Label(
         "remedy",
@@ -112,8 +133,8 @@ def _return_asked(case: Case, rule: str, window: int, deadline: date) -> Decisio
 
 
 def _withdraw(case: Case) -> Decision:
-    """Take back a return request that nobody has dealt with yet."""
-    order = _order(case)
+    """Withdraw a return request that nobody has handled yet, after a yes."""
+    order = _required_order(case)
     if order.refund in ("approved", "paid"):
         return case.says("withdraw.too_late")
     if order.refund != "requested":
@@ -125,7 +146,7 @@ def _withdraw(case: Case) -> Decision:
 
 @wish
 def refund_status(case: Case) -> Decision:
-    order = _order(case)
+    order = _required_order(case)
     if order.refund == "none" or order.refund_at is None:
         return case.says("refund.none")
     since = case.day(order.refund_at)
@@ -171,11 +192,11 @@ def order_status(case: Case) -> Decision:
 
 @wish
 def tracking_number(case: Case) -> Decision:
-    order = _order(case)
+    order = _required_order(case)
     if order.status not in ("shipped", "delivered"):
-        return case.says("tracking.not_shipped", {"state": _state(case)})
+        return case.says("tracking.not_shipped", {"state": _status_label(case)})
     if not (order.carrier and order.tracking_number):
-        return case.says("tracking.missing", {"state": _state(case)})
+        return case.says("tracking.missing", {"state": _status_label(case)})
     return case.says(
         "tracking.known", {"carrier": order.carrier, "tracking": order.tracking_number}
     )
@@ -183,14 +204,14 @@ def tracking_number(case: Case) -> Decision:
 
 @wish
 def urge_shipment(case: Case) -> Decision:
-    order = _order(case)
+    order = _required_order(case)
     if order.status == "shipped":
         facts: dict[str, Fact] = {"carrier": order.carrier} if order.carrier else {}
         if order.shipped_at:
             facts["date"] = Day(case.day(order.shipped_at))
         return case.says("urge.shipped", facts)
     if order.status != "paid":
-        return case.says("urge.not_applicable", {"state": _state(case)})
+        return case.says("urge.not_applicable", {"state": _status_label(case)})
     last = case.facts.urged_at.get(order.id)
     if last and case.now - last < timedelta(hours=case.window("urge_repeat_hours")):
         return case.says("urge.once_24h")
@@ -202,9 +223,9 @@ def urge_shipment(case: Case) -> Decision:
 
 @wish
 def not_received(case: Case) -> Decision:
-    order = _order(case)
+    order = _required_order(case)
     if order.status in ("unpaid", "paid", "cancelled"):
-        return case.says("trace.not_shipped", {"state": _state(case)})
+        return case.says("trace.not_shipped", {"state": _status_label(case)})
     if case.open_ticket("trace"):
         return case.says("trace.open_already")
     late = order.shipped_at and (case.today - case.day(order.shipped_at)).days > case.window(
@@ -220,11 +241,11 @@ def not_received(case: Case) -> Decision:
 
 @wish
 def change_address(case: Case) -> Decision:
-    order = _order(case)
+    order = _required_order(case)
     if order.status == "cancelled":
         return case.says("address.cancelled")
     if order.status not in ("unpaid", "paid"):
-        return case.says("address.locked", {"state": _state(case)})
+        return case.says("address.locked", {"state": _status_label(case)})
     given = {
         name: case.wish.slots[name]
         for name in ("recipient", "phone", "address")
@@ -233,7 +254,7 @@ def change_address(case: Case) -> Decision:
     if not given:
         return case.says("address.ask", asks=True)
     before = {"recipient": order.recipient, "phone": order.phone, "address": order.address}
-    details = Parts(tuple(filter(None, (before | given).values())))  # what is not named is kept
+    details = Parts(tuple(filter(None, (before | given).values())))  # keep what is not named
     if not case.agreed:
         return case.says("address.confirm", {"details": details}, asks=True)
     return case.says(
@@ -243,11 +264,11 @@ def change_address(case: Case) -> Decision:
 
 @wish
 def change_order(case: Case) -> Decision:
-    order = _order(case)
+    order = _required_order(case)
     if order.status == "cancelled":
         return case.says("change.cancelled")
     if order.status not in ("unpaid", "paid"):
-        return case.says("change.locked", {"state": _state(case)})
+        return case.says("change.locked", {"state": _status_label(case)})
     if case.open_ticket("change"):
         return case.says("change.open_already")
     return case.says("change.ticket", write=case.write("change"))
@@ -255,14 +276,13 @@ def change_order(case: Case) -> Decision:
 
 @wish
 def cancel_order(case: Case) -> Decision:
-    order = _order(case)
+    order = _required_order(case)
     if case.wish.slots.get("undo"):
         return case.says(
             "cancel.cannot_undo" if order.status == "cancelled" else "cancel.nothing_to_undo"
         )
-    if (
-        order.refund == "requested" and order.status == "delivered"
-    ):  # the return is what can be cancelled
+    if order.refund == "requested" and order.status == "delivered":
+        # Only the return can still be cancelled.
         return _withdraw(case)
     if order.status == "cancelled":
         return case.says("cancel.already")
@@ -271,16 +291,17 @@ def cancel_order(case: Case) -> Decision:
     if order.status == "shipped":
         return case.says("cancel.locked")
     if case.agreed:
-        return _cancelled(case)
-    return case.says("cancel.confirm", _paid(order), asks=True)
+        return _cancel(case)
+    return case.says("cancel.confirm", _money_back(order), asks=True)
 
 
-def _cancelled(case: Case) -> Decision:
-    return case.says("cancel.done", _paid(_order(case)), write=case.write("cancel"))
+def _cancel(case: Case) -> Decision:
+    """Cancel the order, after the customer's yes."""
+    return case.says("cancel.done", _money_back(_required_order(case)), write=case.write("cancel"))
 
 
-def _paid(order: OrderView) -> Facts:
-    """The amount that comes back; nothing for an order that was not paid."""
+def _money_back(order: OrderView) -> Facts:
+    """Return the amount that a cancellation pays back, if anything was paid."""
     return {"amount": order.amount} if order.status == "paid" else {}
 
 
@@ -289,11 +310,11 @@ def _paid(order: OrderView) -> Facts:
 
 @wish
 def invoice(case: Case) -> Decision:
-    order, slots = _order(case), case.wish.slots
+    order, slots = _required_order(case), case.wish.slots
     if order.invoice == "issued":
         return case.says("invoice.issued")
     if order.status in ("unpaid", "cancelled"):
-        return case.says("invoice.not_due", {"state": _state(case)})
+        return case.says("invoice.not_due", {"state": _status_label(case)})
     if slots.get("tax_id") and not slots.get("title"):
         return case.says("invoice.title", {"tax_id": slots["tax_id"]}, asks=True)
     title = slots.get("title") or Label("personal", "personal")
@@ -308,10 +329,10 @@ def invoice(case: Case) -> Decision:
 
 @wish
 def payment_issue(case: Case) -> Decision:
-    score, signs = risk_score(_order(case), case.facts, case.now, case.handbook)
+    score, signs = risk_score(_required_order(case), case.facts, case.now, case.handbook)
     values = case.handbook.values
     if score < values.review_from:
-        return case.says("payment.pass", {"state": _state(case)})
+        return case.says("payment.pass", {"state": _status_label(case)})
     if case.open_ticket("payment"):
         return case.says("payment.open_already")
     claims = ", ".join(f"{name} {value}" for name, value in case.wish.slots.items()) or "nothing"
@@ -324,9 +345,10 @@ def payment_issue(case: Case) -> Decision:
 def risk_score(
     order: OrderView, facts: CustomerFacts, now: datetime, handbook: Handbook
 ) -> tuple[int, list[str]]:
-    """Points for a payment and the signs that gave them (`risk` in shop.yaml).
+    """Return the risk points of a payment and the names of the signs that gave them.
 
-    Only the shop's records count: no text that a customer writes enters it.
+    The points of each sign are in `shop.yaml` under `risk`. Only the shop's records
+    count; what a customer writes changes nothing.
     """
     risk, signs = handbook.values.risk, {}
     age = (now - facts.joined_at).days
@@ -381,4 +403,4 @@ def shop_question(case: Case) -> Decision:
 def other(case: Case) -> Decision:
     if case.order is None:
         return Decision(case.wish.intent, None, "other.small_talk")
-    return case.says("other.order_card", {"state": _state(case)})
+    return case.says("other.order_card", {"state": _status_label(case)})

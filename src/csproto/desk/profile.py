@@ -1,7 +1,7 @@
-"""What one model needs of the desk: its prompt, when to ask back, how to sample.
+"""The settings with which the desk uses one model: prompt, limits and sampling.
 
-It stands beside the model's weights as `csproto.json`. `data/models/default.yaml` serves every
-other model.
+They are in `csproto.json` beside the model's weights. A model without this file gets
+`data/models/default.yaml`.
 """
 
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from csproto.desk.state import SURE, Limits
 from csproto.errors import CsprotoError
 from csproto.settings import DATA
 
@@ -18,29 +19,33 @@ DEFAULT = DATA / "models" / "default.yaml"
 
 
 class ProfileError(CsprotoError):
-    """A profile that cannot be used."""
+    """The file of a profile is missing, or its content is not of the required form."""
 
 
 class Profile(BaseModel):
-    """How the desk speaks to one model.
+    """The settings for one model.
 
-    prompt: the whole system prompt, or empty for the one that is built from the wish files.
-    threshold: sureness below which the desk asks back. sampling: passed to every generation.
+    prompt: the whole system prompt; if empty, the prompt is built from the wish files.
+    limits: how sure the model must be, lest the desk asks what is meant.
+    sampling: the sampling parameters of every model call.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     prompt: str = ""
-    threshold: float = 0.0
+    limits: Limits = SURE
     sampling: dict[str, float] = {"temperature": 0.0}
 
 
 def profile_of(model: str | Path) -> Profile:
-    """The profile of a model folder, else the default one. Raises ProfileError."""
+    """Return a model's profile: the one in its folder, or else the default one.
+
+    Raises ProfileError.
+    """
     own = Path(model) / FILE
     path = own if own.is_file() else DEFAULT
     try:
-        raw: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML, too
+        raw: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))  # reads JSON too
         return Profile.model_validate(raw)
     except (OSError, yaml.YAMLError, ValidationError) as error:
         raise ProfileError(

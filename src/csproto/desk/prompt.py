@@ -1,7 +1,7 @@
-"""The messages that every conversation begins with, built from the wish files for any model.
+"""Builds the messages that a model reads before every transcript.
 
-They are long, and that is the point: they are the same for all customers, so the prefix cache
-computes them once.
+They can be long: they are the same for all customers, so the server computes them once
+and then takes them from its prefix cache.
 """
 
 from csproto.desk.handbook import Example, Handbook, WishFile
@@ -29,18 +29,19 @@ INTENTS
 
 
 def prompt_messages(profile: Profile, handbook: Handbook) -> tuple[Message, ...]:
-    """The profile's own prompt, else the one that the wish files make."""
+    """Return the prompt of the profile, or else one built from the wish files."""
     if profile.prompt:
         return (Message("system", profile.prompt),)
     return (Message("system", instructions(handbook)), *example_messages(handbook))
 
 
 def instructions(handbook: Handbook) -> str:
-    """What a model is told about its task and about each wish."""
+    """Return the text that explains the task and each wish to a model."""
     return TASK + "\n".join(_described(wish, handbook) for wish in handbook.wishes.values())
 
 
 def _described(wish: WishFile, handbook: Handbook) -> str:
+    """Return the part of the instructions about one wish."""
     lines = [f"{wish.intent}: {' '.join(wish.description.split())}"]
     lines += [f"  also: {entry}" for entry in wish.includes]
     lines += [f"  not: {entry}" for entry in wish.excludes]
@@ -53,7 +54,10 @@ def _described(wish: WishFile, handbook: Handbook) -> str:
 
 
 def example_messages(handbook: Handbook) -> list[Message]:
-    """A conversation in the very wire format, with an example of everything a customer may do."""
+    """Return example messages in the same form as a transcript.
+
+    They show each wish, and each way to answer a question.
+    """
     messages = [
         Message("system", to_json({"nonce": "0" * NONCE_DIGITS, "orders": handbook.example_orders}))
     ]
@@ -66,7 +70,10 @@ def example_messages(handbook: Handbook) -> list[Message]:
 
 
 def _exchange(example: Example, intent: str) -> list[Message]:
-    """A message and the JSON that is to be written for it."""
+    """Return an example's message and the JSON that the model should write for it.
+
+    intent: the intent of wishes that name none.
+    """
     wishes = []
     for entry in example.wishes:
         slots = {n: value for n, value in entry.items() if n not in ("intent", "orders")}
@@ -76,7 +83,7 @@ def _exchange(example: Example, intent: str) -> list[Message]:
 
 
 def _asked(example: Example, handbook: Handbook) -> list[Message]:
-    """The question that an example answers, as the desk puts it."""
+    """Return the messages before an example: the question that it answers, if any."""
     if not example.after:
         return []
     rule, language = handbook.rules[example.after], language_of(example.text, "en")

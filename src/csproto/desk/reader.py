@@ -1,7 +1,7 @@
-"""The model's part of a turn: three SGLang programs, and what is counted about each call.
+"""Calls the model, with three SGLang programs.
 
-`triage` reads a message, `payment_risk` reads what it claims about a payment, `choose` picks a
-reply.
+`triage` reads a message, `payment_risk` reads what the message claims about a payment,
+and `choose` chooses a wording for the reply.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,12 +16,12 @@ from csproto.grammar import terminal
 
 TRIAGE_TOKENS = 1_000  # the grammar ends a triage long before
 CHOICE_TOKENS = 300
-RIVALS = 5  # likeliest tokens kept at each place, to find the second reading
+RIVALS = 5  # how many of the likeliest tokens the server reports for each token
 
 
 @dataclass(frozen=True)
 class Call:
-    """What a model wrote, and the engine's figures about it (`meta_info`)."""
+    """What a model wrote, and the server's figures about the call (`meta_info`)."""
 
     text: str
     meta: Mapping[str, Any]
@@ -31,7 +31,8 @@ class Call:
 class Read(Call):
     """A triage as the model wrote it.
 
-    sure: probability of its first wish, or of its act. runner_up: the second likeliest intent.
+    sure, runner_up: how sure the model was, and the second likeliest first intent; the
+    function `sureness` defines both.
     """
 
     sure: float = 1.0
@@ -39,24 +40,36 @@ class Read(Call):
 
 
 class Reader(Protocol):
-    """Whoever reads messages and picks replies.
+    """Reads messages and chooses replies.
 
-    A model behind a server, or an oracle that knows.
+    `ModelReader` asks a model. The corpus and the tests use an oracle instead: a
+    stand-in that knows the right answers because it also wrote the messages.
     """
 
     def triage(self, messages: Sequence[Message], text: str, ebnf: str) -> Read:
-        """Read one message."""
+        """Read one message.
+
+        messages: prompt and transcript before the message.
+        text: the message.
+        ebnf: the grammar of the answer.
+        """
 
     def claims(self, messages: Sequence[Message], ebnf: str) -> Call:
-        """Read what the last message claims about a payment."""
+        """Read what the last message of the customer claims about a payment."""
 
     def choose(self, messages: Sequence[Message], stems: Sequence[str]) -> tuple[int, Call]:
-        """Pick one of several replies by its first words; its place in the list."""
+        """Choose one of several replies, each given by its first words.
+
+        Returns the place of the chosen one in the list, counted from 0.
+        """
 
 
 @cache
 def programs() -> dict[str, Any]:
-    """The SGLang programs. Built on first use, because importing sglang takes seconds."""
+    """Return the SGLang programs by name.
+
+    They are made at the first call, because importing sglang takes seconds.
+    """
     import sglang as sgl
 
     roles = {"system": sgl.system, "user": sgl.user, "assistant": sgl.assistant}
@@ -85,9 +98,12 @@ def programs() -> dict[str, Any]:
 
 
 class ModelReader:
-    """A model behind a SGLang server.
+    """Reads with a model on a SGLang server, during one turn.
 
-    One for each turn: it carries the turn's stop signal and usage.
+    intents: all intents of the handbook.
+    sampling: the sampling parameters.
+    stop: ends the calls of this turn.
+    usage: the figures of all its calls.
     """
 
     def __init__(
@@ -101,25 +117,26 @@ class ModelReader:
         self.stop, self.usage = stop, Usage()
 
     def triage(self, messages: Sequence[Message], text: str, ebnf: str) -> Read:
-        """Read one message under the grammar. Raises EngineError."""
+        """Let the model read one message. Raises EngineError."""
         call = self._run("triage", ebnf, messages, text, rivals=RIVALS)
         tokens = _tokens(call.meta)
         sure, runner_up = sureness(tokens, self.intents)
         return Read(call.text, call.meta, sure, runner_up)
 
     def claims(self, messages: Sequence[Message], ebnf: str) -> Call:
-        """Read what a message claims about a payment. Raises EngineError."""
+        """Let the model read the claims about a payment. Raises EngineError."""
         return self._run("payment_risk", ebnf, messages)
 
     def choose(self, messages: Sequence[Message], stems: Sequence[str]) -> tuple[int, Call]:
-        """Let the model write the first words of one reply. Raises EngineError."""
+        """Let the model write the first words of a reply. Raises EngineError."""
         ebnf = f"root ::= {' | '.join(map(terminal, stems))}\n"
         call = self._run("choose", ebnf, messages)
-        if call.text not in stems:  # cut short, or a server that ignores the grammar
+        if call.text not in stems:  # cut short, or the server ignored the grammar
             raise RequestRefused(f"The model wrote {call.text[:40]!r}, which begins no reply.")
         return list(stems).index(call.text), call
 
     def _run(self, program: str, ebnf: str, *arguments: Any, rivals: int = 0) -> Call:
+        """Run one program under a grammar. Raises EngineError."""
         options = CallOptions(ebnf, stop=self.stop, usage=self.usage, rivals=rivals)
         backend = self.endpoint.with_options(options)
         state = programs()[program].run(
@@ -129,7 +146,7 @@ class ModelReader:
 
 
 def _tokens(meta: Mapping[str, Any]) -> list[Token]:
-    """The tokens of an answer, each with its probability and its rivals."""
+    """Return the tokens of an answer, each with its log-probability and its rivals."""
     chosen, rivals = meta.get("output_token_logprobs") or [], meta.get("output_top_logprobs") or []
     return [
         Token(text, logprob, tuple((rival, p) for p, _, rival in at))

@@ -1,73 +1,88 @@
-"""Which order numbers a message may mean.
-
-The customer's own, or a number that the customer typed.
-"""
+"""Finds the numbers in a message that may be orders, or that a slot may copy."""
 
 import re
 from collections.abc import Sequence
 
-NUMBERS_KEPT = 6  # of one message
+MAX_NUMBERS = 6  # of one message; further ones are ignored
 
-# "https://shop.example/p/123456" matches, "123456" does not: digits in a link are no order.
+# Digits in a link are no order number: "https://shop.example/p/123456" matches,
+# "123456" does not.
 LINK = re.compile(r"(?:https?://|www\.)\S+", re.I)
 
-# "789012", "JD-2026 1105", "A20261" match, "two" does not: digits, perhaps with letters before and
-# separators within.
+# Digits, perhaps with letters before them and separators between them: "789012",
+# "JD-2026 1105" and "A20261" match, "two" does not.
 NUMBER = re.compile(r"(?:(?<![A-Za-z])[A-Za-z]{1,4}[- ]?)?\+?\d[0-9A-Za-z]*(?:[ -]\d[0-9A-Za-z]*)*")
 
 
 def canonical(number: str) -> str:
-    """Only letters and digits, upper case: `jd-123 456` and `JD123456` are one number."""
+    """Return a number with only letters and digits, in upper case.
+
+    `jd-123 456` and `JD123456` then are the same number.
+    """
     return re.sub(r"[^0-9A-Z]", "", number.upper())
 
 
 def numbers_in(text: str) -> list[str]:
-    """What in a message could be a number of some kind, as typed, in order of appearance."""
+    """Return the numbers in a message as they are typed. Links are left out."""
     return list(dict.fromkeys(match[0] for match in NUMBER.finditer(LINK.sub(" ", text))))
 
 
 def copies(text: str) -> list[str]:
-    """The numbers of a message as a slot may copy them: with the letters before them, and without.
+    """Return the numbers in a message that a slot may copy.
 
-    "my number is 138..." must not have to copy "is 138...".
+    A number with letters before it is in the list twice, with and without the letters:
+    from "my number is 138..." the model must be able to copy "138..." and not only "is
+    138...".
     """
     found = [part for typed in numbers_in(text) for part in (typed, _without_letters(typed))]
     return list(dict.fromkeys(found))
 
 
 def foreign_numbers(text: str, own: Sequence[str]) -> list[str]:
-    """The numbers in a message that could be an order and are none of the customer's, canonical.
+    """Return the numbers that could be orders, but are none of this customer's.
 
-    A number of four or more digits that is the end of one of their ids (尾号0008, or an id without
-    its letters) means that order, so it is not foreign. The beginning of an id is: 12345 is not
-    123456.
+    own: the ids of the customer's orders. The numbers are returned in canonical form.
+
+    A number of at least four digits means an order of the customer if that order's id
+    ends with it: 尾号0008, or an id without its letters. The beginning of an id means no
+    order: 12345 is foreign to a customer with the order 123456.
     """
     found: list[str] = []
     for typed in numbers_in(text):
         readings = _readings(typed)
-        if not any(_means(reading, own) for reading in readings):
-            found += [r for r in readings if _digits(r) >= 4 and len(r) <= 32]
+        if not any(_is_end_of_own(reading, own) for reading in readings):
+            found += [r for r in readings if _count_digits(r) >= 4 and len(r) <= 32]
         elif len(pieces := re.split("[ -]", typed)) > 1:
-            rest = [canonical(p) for p in pieces if not _means(canonical(p), own)]
+            # One piece is an order of the customer, but another piece may be foreign.
+            rest = [canonical(p) for p in pieces if not _is_end_of_own(canonical(p), own)]
             found += (
-                [r for r in rest if _digits(r) >= 4] if not _means(canonical(typed), own) else []
+                [r for r in rest if _count_digits(r) >= 4]
+                if not _is_end_of_own(canonical(typed), own)
+                else []
             )
-    return list(dict.fromkeys(found))[:NUMBERS_KEPT]
+    return list(dict.fromkeys(found))[:MAX_NUMBERS]
 
 
 def _readings(typed: str) -> list[str]:
-    """A typed number as a whole, without letters before it, and each piece of it."""
+    """Return what a typed number may stand for, in canonical form.
+
+    That is the whole number, the number without the letters before it, and each piece
+    between spaces and hyphens.
+    """
     without = _without_letters(typed)
     return list(dict.fromkeys(map(canonical, [typed, without, *re.split("[ -]", without)])))
 
 
 def _without_letters(typed: str) -> str:
+    """Return a typed number without the letters before it."""
     return re.sub(r"^[A-Za-z]+[ -]?", "", typed)
 
 
-def _means(number: str, own: Sequence[str]) -> bool:
-    return _digits(number) >= 4 and any(order.endswith(number) for order in own)
+def _is_end_of_own(number: str, own: Sequence[str]) -> bool:
+    """Return whether a number is the end of an id of the customer's orders."""
+    return _count_digits(number) >= 4 and any(order.endswith(number) for order in own)
 
 
-def _digits(number: str) -> int:
+def _count_digits(number: str) -> int:
+    """Count the digits in a number."""
     return sum(c.isdigit() for c in number)

@@ -1,6 +1,7 @@
-"""What the customer reads: the shop's own wordings with facts from the database, and nothing else.
+"""Makes the replies: the shop's wordings, filled with facts from the database.
 
-The model only chooses among them (`alternatives`), by writing the first words of one (`stems`).
+`alternatives` lists the replies that fit. The model chooses one of them by writing its
+first words (`stems`), and writes nothing else that a customer reads.
 """
 
 import re
@@ -12,8 +13,8 @@ from csproto.desk.state import Outcome, Question
 from csproto.desk.transcript import ORDERS_SHOWN
 from csproto.orders import OrderView
 
-STEM_BEYOND = 8  # characters after the place where a wording differs from all others
-MOST_ALTERNATIVES = 24
+STEM_EXTRA_CHARS = 8  # in a stem, after the first character that no other reply shares
+MOST_ALTERNATIVES = 24  # among which the model chooses
 MONTHS = (
     "January February March April May June July August September October November December".split()
 )
@@ -22,15 +23,19 @@ MONTHS = (
 CHINESE = re.compile(r"[\u3400-\u9fff]")
 # "こんにちは" and "안녕" match, "你好" does not.
 OTHER_SCRIPT = re.compile(r"[\u3040-\u30ff\uac00-\ud7af]")
-# "hello" and "où" match, "JD123" and "x" do not: a word, not a number with letters.
+# A word, but not a number with letters: "hello" and "où" match, "JD123" and "x" do not.
 WORD = re.compile(r"(?<![\w])[^\W\d_]{2,}(?![\w])")
+# The name of a fact in a wording: "{order}" matches, "order" does not.
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 
 def language_of(text: str, before: Language) -> Language:
-    """Chinese for a message in Chinese characters, English for other words, else as before.
+    """Return the language in which to answer a message.
 
-    Japanese and Korean are answered in English, as every other language is.
+    It is Chinese if the message has Chinese characters and English if it has other
+    words, whatever their language. Japanese and Korean are answered in English. A
+    message without words is answered in the language `before`; "ok", "yes" and "no"
+    count as no words.
     """
     if OTHER_SCRIPT.search(text):
         return "en"
@@ -41,7 +46,7 @@ def language_of(text: str, before: Language) -> Language:
 
 
 def shown(facts: Mapping[str, Fact], handbook: Handbook, language: Language) -> dict[str, str]:
-    """The facts of a decision as the customer reads them."""
+    """Return facts as the customer reads them, without those that are empty."""
     return {
         name: text
         for name, fact in facts.items()
@@ -71,6 +76,8 @@ def _shown(name: str, fact: Fact, handbook: Handbook, language: Language) -> str
 def _label(label: Label, handbook: Handbook, language: Language) -> str:
     if label.group == "answer":
         return handbook.answers[label.value].answer[language]
+    if label.group == "deed":
+        return handbook.wishes[label.value].deed[language]
     if label.group == "wish":
         return handbook.wishes[label.value].label[language]
     return handbook.label(label.group, label.value, language)
@@ -79,7 +86,11 @@ def _label(label: Label, handbook: Handbook, language: Language) -> str:
 def _order_list(
     name: str, orders: Sequence[OrderView], handbook: Handbook, language: Language
 ) -> str:
-    """Orders with their articles; as a `list` with their states, as `options` joined by "or"."""
+    """Return orders with their articles as text.
+
+    name: the name of the fact. A `list` also has each order's status. In English,
+    `orders` are joined by "and" and `options` by "or".
+    """
     entries = []
     for order in orders[:ORDERS_SHOWN]:
         words = [order.item]
@@ -94,15 +105,16 @@ def _order_list(
 
 
 def alternatives(outcome: Outcome, handbook: Handbook, language: Language) -> list[str]:
-    """Every reply that may be sent for an outcome, the plainest first.
+    """Return the replies that may be sent for an outcome, the plainest first.
 
-    The first decision is put in one of its rule's wordings, after one of the openings that suit it;
-    the further ones in their plainest wording. The open question comes last.
+    A reply has one of the openings of the first decision's rule, one wording of this
+    decision, the plainest wording of every further decision, and the question if one is
+    asked. Replies after the first MOST_ALTERNATIVES are left out.
     """
     first, *rest = outcome.decisions or (None,)
     heads = _heads(first, handbook, language) if first else [""]
     tail = [_wordings(decision, handbook, language)[0] for decision in rest]
-    if question := _question_put(outcome):
+    if question := _closing_question(outcome):
         tail.append(ask_text(question, handbook, language))
     return list(dict.fromkeys(_joined([head, *tail], language) for head in heads))[
         :MOST_ALTERNATIVES
@@ -110,6 +122,7 @@ def alternatives(outcome: Outcome, handbook: Handbook, language: Language) -> li
 
 
 def _heads(decision: Decision, handbook: Handbook, language: Language) -> list[str]:
+    """Return each opening of a decision's rule followed by each wording."""
     rule = handbook.rules[decision.rule]
     wordings = _wordings(decision, handbook, language)
     openings = [text for name in rule.openings for text in handbook.openings[name][language]]
@@ -121,10 +134,7 @@ def _heads(decision: Decision, handbook: Handbook, language: Language) -> list[s
 
 
 def _wordings(decision: Decision, handbook: Handbook, language: Language) -> list[str]:
-    """The wordings of a decision's rule whose facts are all known.
-
-    Those with the most facts only.
-    """
+    """Return the filled wordings of a decision's rule, or one empty text."""
     rule = handbook.rules[decision.rule]
     texts = rule.say.get(language, [])
     if rule.kinds:
@@ -134,19 +144,26 @@ def _wordings(decision: Decision, handbook: Handbook, language: Language) -> lis
 
 
 def ask_text(question: Question, handbook: Handbook, language: Language) -> str:
-    """An open question in words: it names deed, orders and articles."""
+    """Return the text of an open question."""
     texts = handbook.rules[question.rule].ask[language]
     return _filled(texts, shown(question.facts, handbook, language))[0]
 
 
 def _filled(texts: Sequence[str], facts: Mapping[str, str]) -> list[str]:
+    """Return the texts whose facts are all known, filled with the facts.
+
+    Only the texts that name the most facts are returned.
+    """
     fitting = [text for text in texts if set(PLACEHOLDER.findall(text)) <= facts.keys()]
     most = max((len(set(PLACEHOLDER.findall(text))) for text in fitting), default=0)
     return [text.format(**facts) for text in fitting if len(set(PLACEHOLDER.findall(text))) == most]
 
 
-def _question_put(outcome: Outcome) -> Question | None:
-    """The question with which the reply ends: one that has just come up, or one put again."""
+def _closing_question(outcome: Outcome) -> Question | None:
+    """Return the question at the end of the reply, or None if the reply asks nothing.
+
+    A question that stays open is asked again only if `outcome.again` says so.
+    """
     asks = any(decision.asks for decision in outcome.decisions)
     return outcome.state.question if asks or outcome.again else None
 
@@ -156,20 +173,22 @@ def _joined(parts: Sequence[str], language: Language) -> str:
 
 
 def stems(texts: Sequence[str]) -> list[str]:
-    """For each text its shortest beginning that no other text has, and a few characters more.
+    """Return for each text the first words by which a model chooses it.
 
-    The characters beyond let a model write the token it would have written anyway.
+    A stem is the shortest beginning that no other text has, and a few characters more.
+    With them the model can choose by whole tokens: without them, the stem could end
+    inside the token in which the texts differ.
     """
     found = []
     for text in texts:
         others = [other for other in texts if other != text]
-        shared = max((_shared(text, other) for other in others), default=0)
-        found.append(text[: shared + 1 + STEM_BEYOND])
+        shared = max((_shared_length(text, other) for other in others), default=0)
+        found.append(text[: shared + 1 + STEM_EXTRA_CHARS])
     return found
 
 
-def _shared(one: str, other: str) -> int:
-    """How many characters two texts have in common at the beginning."""
+def _shared_length(one: str, other: str) -> int:
+    """Count the characters that two texts share at the beginning."""
     return next(
         (n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b),
         min(len(one), len(other)),

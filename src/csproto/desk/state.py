@@ -1,4 +1,4 @@
-"""What a dialogue carries over from turn to turn, and what one message leads to."""
+"""What a dialogue carries over between messages, and what one message leads to."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,10 +12,14 @@ Kind = Literal["yes", "order", "detail", "reading", "human"]  # what an open que
 
 @dataclass(frozen=True)
 class Question:
-    """A question that waits for the customer.
+    """A question that waits for the customer's answer.
 
-    wish: what it is about, with the orders asked about. action: of the rule that asked.
-    readings: the two intents between which the customer chooses, for `reading`.
+    kind: what answers it.
+    action, rule: the rule that asked, and its action.
+    wish: the wish it is about, with the orders that were asked about.
+    facts: the values in its wording.
+    readings: for the kind `reading`, the two intents between which the customer
+        chooses.
     """
 
     kind: Kind
@@ -28,11 +32,14 @@ class Question:
 
 @dataclass(frozen=True)
 class State:
-    """What carries over from turn to turn.
+    """What a dialogue carries over from one message to the next.
 
-    focus: the orders under discussion. last: the last wish. misses: messages in a row that did not
-    answer the open question. queue: wishes that wait for the question before them. behind: the
-    question that comes back once the open one is answered.
+    focus: the orders under discussion.
+    last: the last wish.
+    question: the open question.
+    queue: wishes that wait until no question is open.
+    misses: messages in a row that did not answer the open question.
+    behind: the question that the open one interrupted, and which comes back afterwards.
     """
 
     focus: tuple[str, ...] = ()
@@ -47,7 +54,7 @@ class State:
 class Outcome:
     """The decisions on one message and the state after it.
 
-    again: the open question is put once more.
+    again: the reply repeats the open question.
     """
 
     decisions: tuple[Decision, ...]
@@ -57,9 +64,26 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Reading:
-    """A message as it was read: its triage, and how sure the model is of the first wish."""
+    """A message as the model read it.
+
+    sure: how sure the model was (0 to 1). runner_up: the second likeliest first intent.
+    """
 
     text: str
     triage: Triage
     sure: float = 1.0
     runner_up: str | None = None
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How sure a model must be (probabilities from 0 to 1), lest the desk asks back.
+
+    answering: for any wish. writing: for a yes, and for a wish that calls a human at once.
+    """
+
+    answering: float = 0.0
+    writing: float = 0.0
+
+
+SURE = Limits()

@@ -1,4 +1,8 @@
-"""How sure a model was of its triage: the probability of what it wrote up to the first intent."""
+"""Computes how sure a model was of its triage.
+
+It is the product of the probabilities of the tokens up to the end of the first intent.
+If there is no intent, it is the product over the whole text.
+"""
 
 import math
 from collections.abc import Sequence
@@ -8,9 +12,10 @@ INTENT = '"intent":"'
 
 
 class Token(NamedTuple):
-    """One written token.
+    """One token that the model wrote.
 
-    logprob: its log-probability among the allowed tokens. rivals: the likeliest others with theirs.
+    logprob: its log-probability among the tokens that the grammar allows. rivals: the
+    likeliest tokens at its place, each with its log-probability.
     """
 
     text: str
@@ -19,12 +24,13 @@ class Token(NamedTuple):
 
 
 def sureness(tokens: Sequence[Token], intents: Sequence[str]) -> tuple[float, str | None]:
-    """Probability of the triage up to its first intent, and the runner-up.
+    """Return how sure the model was (0 to 1, see above), and the runner-up.
 
-    Without an intent it is the probability of the whole act.
+    tokens: the whole triage. intents: all intents of the handbook.
 
-    The runner-up is the intent that the likeliest other token leads to, anywhere on the way to the
-    end of the first intent; None when no other intent is among the rivals.
+    The runner-up is the second likeliest first intent: of all rivals that lead to
+    another intent than the one written, the likeliest one's intent. It is None if no
+    rival does.
     """
     written, logprob = "", 0.0
     best: tuple[float, str] | None = None
@@ -41,9 +47,10 @@ def sureness(tokens: Sequence[Token], intents: Sequence[str]) -> tuple[float, st
 
 
 def _intent(text: str, intents: Sequence[str]) -> str | None:
-    """The first intent that a beginning of a triage names, or could still name.
+    """Return the first intent in the beginning of a triage, even if cut short.
 
-    None before that.
+    It is None if the text has no letter of an intent yet, or no intent begins like
+    that.
     """
     _, mark, rest = text.partition(INTENT)
     name, end, _ = rest.partition('"')

@@ -1,6 +1,7 @@
-"""The conversation as a model reads it.
+"""The messages of a conversation in the form in which a model reads them.
 
-Text is only ever appended, so every call reuses the KV cache of the calls before.
+Messages are appended and never changed, so each call finds everything before in the
+server's prefix cache.
 """
 
 import json
@@ -16,16 +17,17 @@ from csproto.orders import OrderView
 
 Role = Literal["system", "user", "assistant"]
 NONCE_DIGITS = 15
-ORDERS_SHOWN = 12  # newest first; older orders are reached by their number
+ORDERS_SHOWN = 12  # the newest ones; an older order must be named by its number
 
-# `<|im_end|>` matches, `<- im_end` does not: a chat template's own marks.
+# The marks of a chat template: `<|im_end|>` matches, `<- im_end` does not.
 TEMPLATE_MARK = re.compile(r"<\|[a-z_]+\|>|<(?:start|end)_of_turn>", re.I)
 
 
 class Message(NamedTuple):
     """One message of the chat template.
 
-    `system` brings the prompt, the orders and the decisions.
+    role: `user` is the customer and `assistant` the model or the desk; `system`
+    messages have the prompt, the orders and the decisions.
     """
 
     role: Role
@@ -33,11 +35,14 @@ class Message(NamedTuple):
 
 
 def clean(text: str) -> str:
-    """A customer's text made safe to stand in a transcript, on one line.
+    """Return a customer's text without anything that could break the transcript.
 
-    Full-width letters and digits become plain ones (NFKC), line ends become spaces, control and
-    bidirectional characters are dropped. Nobody types a mark of a chat template to say something:
-    what comes after one is dropped with it, and any other `<|` is broken up.
+    - Full-width letters and digits become plain ones (NFKC).
+    - Line breaks and tabs become spaces; control and bidirectional characters are
+      dropped.
+    - From the first mark of a chat template on, the text is dropped: only an attempt to
+      imitate other messages has such a mark.
+    - Any other `<|`, also in a text that begins with a mark, becomes `< |`.
     """
     text = unicodedata.normalize("NFKC", text)
     text = "".join(
@@ -48,14 +53,17 @@ def clean(text: str) -> str:
 
 
 def _gap(character: str) -> str:
+    """Return a space for a line break or tab, nothing for other control characters."""
     return " " if character in "\n\r\t" else ""
 
 
 def opening(orders: Sequence[OrderView], zone: ZoneInfo, nonce: str | None = None) -> Message:
-    """The message with which a customer's own part begins: their orders, behind a random nonce.
+    """Return the first message of a transcript: a nonce and the customer's orders.
 
-    Whatever follows the nonce can be found in the prefix cache only by who knows it, so no customer
-    can probe for another one's text; what stands before it, the prompt, is computed once for all.
+    nonce: random unless given. The server's prefix cache finds the text after the nonce
+    only for a prompt with the same nonce. No customer can therefore test by response
+    times what another one has written. The prompt comes before the nonce and is cached
+    for all customers.
     """
     nonce = nonce or f"{secrets.randbelow(10**NONCE_DIGITS):0{NONCE_DIGITS}}"
     listed = [order_line(order, zone) for order in orders[:ORDERS_SHOWN]]
@@ -63,14 +71,21 @@ def opening(orders: Sequence[OrderView], zone: ZoneInfo, nonce: str | None = Non
 
 
 def changes(before: Iterable[OrderView], now: Iterable[OrderView], zone: ZoneInfo) -> list[Message]:
-    """The message that tells of orders that are not as the transcript has them; none if all are."""
+    """Return the message with the orders that are new or have changed, in a list.
+
+    before: the orders as the transcript last told them. now: the orders as they are.
+    The list is empty if nothing has changed.
+    """
     known = {order.id: order_line(order, zone) for order in before}
-    lines = [line for order in now if (line := order_line(order, zone)) != known.get(order.id)]
-    return [Message("system", to_json({"orders": lines}))] if lines else []
+    listed = [shown for order in now if (shown := order_line(order, zone)) != known.get(order.id)]
+    return [Message("system", to_json({"orders": listed}))] if listed else []
 
 
 def order_line(order: OrderView, zone: ZoneInfo) -> dict[str, str]:
-    """What the model sees of an order: number, article, state and the day of that state (MM-DD)."""
+    """Return what the model sees of an order: number, article, state and day (MM-DD).
+
+    The day is when the order reached its state.
+    """
     moments: dict[str, datetime | None] = {
         "paid": order.created_at,
         "shipped": order.shipped_at,
@@ -86,13 +101,13 @@ def order_line(order: OrderView, zone: ZoneInfo) -> dict[str, str]:
 
 
 def decided(decisions: Iterable[tuple[str, str | None]]) -> Message:
-    """The message that tells the model what was decided: action and order of each decision."""
-    lines = [
+    """Return the message that tells the model the action and order of each decision."""
+    listed = [
         {"action": action} | ({"order": order} if order else {}) for action, order in decisions
     ]
-    return Message("system", to_json(lines))
+    return Message("system", to_json(listed))
 
 
 def to_json(value: Any) -> str:
-    """Compact JSON, as the model reads and writes it."""
+    """Return compact JSON, the form that the model reads and writes."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

@@ -1,6 +1,8 @@
-"""What a customer wants, as one small JSON object that the model writes under a grammar.
+"""The triage: what a customer wants, as a JSON object that the model writes.
 
-`{"act": ..., "wishes": [{"intent": ..., "orders": [...], slots}]}`, with every default left out.
+The object is `{"act": ..., "wishes": [{"intent": ..., "orders": [...], slots}]}`, and a
+field with its default value is left out. The model writes it under a grammar, so it
+cannot write anything else.
 """
 
 import json
@@ -20,33 +22,40 @@ WISHES, ORDERS = '"wishes":[', ',"orders":['
 
 @dataclass(frozen=True)
 class Wish:
-    """One thing the customer wants, about some orders (canonical ids), with its slots."""
+    """One thing that the customer wants.
+
+    orders: the ids of the orders that it names, in canonical form. slots: its details.
+    """
 
     intent: str
     orders: tuple[str, ...] = ()
     slots: dict[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """The JSON form with every key present."""
+        """Return the JSON form, including the fields with default values."""
         return {"intent": self.intent, "orders": list(self.orders)} | self.slots
 
 
 @dataclass(frozen=True)
 class Triage:
-    """A message as the model understood it."""
+    """What the model understood of a message.
+
+    act: `confirm` and `deny` answer the open question, `correct` changes something said
+    before, and any other message is an `ask`.
+    """
 
     act: Act = "ask"
     wishes: tuple[Wish, ...] = ()
 
     def to_wire(self) -> str:
-        """The compact JSON that the model writes for this triage."""
+        """Return the compact JSON that the model writes for this triage."""
         wire: dict[str, Any] = {} if self.act == "ask" else {"act": self.act}
         if self.wishes:
             wire["wishes"] = [_without_defaults(wish) for wish in self.wishes]
         return json.dumps(wire, ensure_ascii=False, separators=(",", ":"))
 
     def as_dict(self) -> dict[str, Any]:
-        """The JSON form with every key present."""
+        """Return the JSON form, including the fields with default values."""
         return {"act": self.act, "wishes": [wish.as_dict() for wish in self.wishes]}
 
 
@@ -56,9 +65,11 @@ def _without_defaults(wish: Wish) -> dict[str, Any]:
 
 
 def from_wire(raw: str) -> Triage:
-    """The triage in a model's JSON.
+    """Parse the JSON that a model wrote. Repeated orders and wishes count once.
 
-    What it says twice counts once. Raises ValueError for other text.
+    Raises ValueError for text that is not JSON, and AttributeError, KeyError or
+    TypeError for JSON of another form. Text written under the grammar raises none of
+    them.
     """
     wire = json.loads(raw)
     wishes: list[Wish] = []
@@ -72,11 +83,12 @@ def from_wire(raw: str) -> Triage:
 def grammar(
     handbook: Handbook, text: str, own_orders: Sequence[str], waiting: bool, begun: bool
 ) -> str:
-    """The EBNF under which the triage of one message is written.
+    """Return the EBNF of all triages that one message can have.
 
-    Orders can only be the customer's own or numbers in the message; copied slots can only hold what
-    stands in the message. waiting: a question is open, so `confirm` and `deny` exist. begun: a wish
-    was spoken of before, so `correct` exists.
+    own_orders: the ids of the customer's orders. The triage can only name these and the
+        numbers in the message, and copied slots can only hold text of the message.
+    waiting: whether a question is open; only then are `confirm` and `deny` possible.
+    begun: whether there was a wish before. `correct` needs one of the two.
     """
     orders = [*own_orders, *foreign_numbers(text, own_orders)]
     numbers = [n for n in copies(text) if SAFE_TEXT.fullmatch(n)]
@@ -99,6 +111,7 @@ def grammar(
 
 
 def _root(acts: Sequence[str]) -> str:
+    """Return the root rule: wishes, or one of the acts with or without wishes."""
     alone = [terminal(f'{{"act":"{act}"') for act in acts]
     ways = ['"{" wishes "}"']
     ways += [f'{start} ("," wishes)? "}}"' for start in alone]
@@ -106,7 +119,7 @@ def _root(acts: Sequence[str]) -> str:
 
 
 def _wish(wish: WishFile, has_orders: bool, has_numbers: bool, has_text: bool) -> str:
-    """One wish: its intent, then orders and slots, each of which may be left out."""
+    """Return the rule of one wish: its intent, then optional orders and slots."""
     parts = [terminal(f'{{"intent":"{wish.intent}"'), "orders?" if has_orders else ""]
     for name, slot in wish.slots.items():
         if slot.claim:
@@ -123,11 +136,11 @@ def _wish(wish: WishFile, has_orders: bool, has_numbers: bool, has_text: bool) -
         elif slot.copied == "text" and has_text:
             value = f"{QUOTE} span {QUOTE}"
         if value:
-            parts.append(f"({terminal(_key(name))} {value})?")
+            parts.append(f"({terminal(_json_key(name))} {value})?")
     return " ".join(filter(None, [*parts, '"}"']))
 
 
-def _key(name: str) -> str:
+def _json_key(name: str) -> str:
     return f',"{name}":'
 
 
@@ -136,19 +149,24 @@ def _choice(words: Sequence[str]) -> str:
 
 
 def claims_grammar(wish: WishFile, text: str) -> str:
-    """The EBNF of what a message claims.
+    """Return the EBNF of what a message claims about a payment.
 
-    Every slot marked `claim`, empty or 0 where nothing is claimed.
+    It is an object with every slot that is marked `claim`. A copied slot holds a number
+    of the message, or an empty text if nothing is claimed. Any other slot holds one
+    digit, which is 0 if nothing is claimed.
     """
     numbers = ["", *(n for n in copies(text) if SAFE_TEXT.fullmatch(n))]
     claims = {name: slot for name, slot in wish.slots.items() if slot.claim}
     values = {
         name: f"({_choice(numbers)})" if slot.copied else "[0-9]" for name, slot in claims.items()
     }
-    pairs = [f"{terminal(_key(name)[1:])} {value}" for name, value in values.items()]
+    pairs = [f"{terminal(_json_key(name)[1:])} {value}" for name, value in values.items()]
     return "root ::= " + " ".join([terminal("{"), ' "," '.join(pairs), terminal("}")]) + "\n"
 
 
 def claims_from_wire(raw: str) -> dict[str, Any]:
-    """The claims in a model's JSON, without the empty ones."""
+    """Parse the claims that a model wrote, without the empty ones.
+
+    Raises ValueError for text that is not JSON.
+    """
     return {name: value for name, value in json.loads(raw).items() if value}

@@ -1,7 +1,4 @@
-"""What becomes of one message.
-
-The turn with its decisions and figures, and the events that tell of it.
-"""
+"""The result of one message: the turn, and the events while it is answered."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,9 +14,17 @@ from csproto.endpoint import Usage
 
 @dataclass
 class Turn:
-    """Everything about one message and its answer: what `csproto ask --json` prints.
+    """One message with everything that the desk found out, decided and answered.
 
-    tickets: numbers of the tickets that belong to its writes, by place of the decision.
+    text: the cleaned message.
+    language: the language of the reply.
+    sure, runner_up: how sure the model was, and the second likeliest first intent (see
+        `sureness`).
+    question: the question that is open afterwards.
+    choices: the buttons.
+    usage: the figures of all model calls.
+    ttft_ms: the time until the reply is there, in milliseconds.
+    total_ms: the time until the conversation is saved.
     """
 
     text: str
@@ -32,13 +37,13 @@ class Turn:
     choices: list[dict[str, str]] = field(default_factory=list)
     reply: str = ""
     usage: Usage = field(default_factory=Usage)
-    reusable_tokens: int = 0  # tokens computed earlier in this conversation
-    reused_tokens: int = 0  # of these, how many came from the cache
+    reusable_tokens: int = 0  # computed by earlier calls of the conversation
+    reused_tokens: int = 0  # of these, how many came from the prefix cache
     ttft_ms: float = 0.0
     total_ms: float = 0.0
 
     def as_dict(self, handbook: Handbook) -> dict[str, Any]:
-        """The JSON form; every key is present."""
+        """Return what `csproto ask --json` prints. Every key is present."""
         waiting = None
         if self.question:
             wish = self.question.wish
@@ -81,28 +86,28 @@ class Turn:
 
 @dataclass(frozen=True)
 class Understood:
-    """The model has read the message."""
+    """The model has read the message: `turn` has the triage."""
 
     turn: Turn
 
 
 @dataclass(frozen=True)
 class Decided:
-    """The rules have decided and the writes are done."""
+    """The rules have decided and the writes are made: `turn` has the decisions."""
 
     turn: Turn
 
 
 @dataclass(frozen=True)
 class Said:
-    """A piece of the reply."""
+    """The reply is there: `text` is all of it."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Done:
-    """The turn is complete and saved."""
+    """The turn is complete and the conversation saved."""
 
     turn: Turn
 

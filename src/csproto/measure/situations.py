@@ -13,7 +13,7 @@ from typing import Any, get_args
 from csproto.desk.case import Decision, Label
 from csproto.desk.dialogue import respond
 from csproto.desk.handbook import Handbook, Language, Slot
-from csproto.desk.state import Outcome, Reading, State
+from csproto.desk.state import Limits, Outcome, Reading, State
 from csproto.desk.triage import Act, Triage, Wish
 from csproto.orders import NO_TICKET, CustomerFacts, OrderView, WriteKind
 
@@ -102,7 +102,7 @@ def situations(handbook: Handbook, language: Language, turn: int = 0) -> dict[Ke
         outcome = respond(ask, facts, State(), NOW, handbook)
         if not _keep(found, outcome):
             continue
-        _keep(found, respond(ask, facts, State(), NOW, handbook, threshold=1))
+        _keep(found, respond(ask, facts, State(), NOW, handbook, Limits(1, 1)))
         for act, misses in product(ACTS, (0, 1, 2)):
             answer = Reading("yes", Triage(act))
             state = replace(outcome.state, misses=misses)

@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 from csproto.desk.assistant import Assistant
-from csproto.desk.conversation import WINDOW, Conversation
+from csproto.desk.conversation import WINDOW_CHARS, Conversation
 from csproto.desk.handbook import Handbook, default_handbook
 from csproto.desk.reader import Call, Read
 from csproto.desk.state import Question
@@ -32,7 +32,7 @@ OPENINGS = 0.72  # share of samples without any dialogue before the message
 OPENING_MESSAGES = 10  # messages behind one list of orders, each with its triage
 ALTERNATIVES = 6  # other messages at the same place of a dialogue
 TURNS = (2, 3, 4, 5, 6)
-LONG = WINDOW // 2  # characters of a transcript after which a dialogue ends
+LONG = WINDOW_CHARS // 2  # characters of a transcript after which a dialogue ends
 COMMON = ("other", "shop_question")  # half of what customers write
 
 
