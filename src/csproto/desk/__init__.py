@@ -1,6 +1,7 @@
 """The service desk, which answers a customer's messages.
 
-`assistant` runs the steps of a turn. A message passes the modules in this order:
+`assistant` is the way in, and `steps` has the steps of one turn. A message passes the modules in
+this order:
 
 - `admission` decides whether the desk takes the message.
 - `conversation` holds what is kept between messages and saves it in the database.
@@ -10,8 +11,10 @@
 - `triage` makes the grammar for the model's reading and parses what the model writes.
 - `reader` calls the model; `sureness` says how sure the model was of its reading.
 - `dialogue` decides which wishes and orders the message is about. `state` holds what it
-  carries over to the next message, and `lexicon` recognises a clear yes.
-- `policy` decides one wish for one order; `case` holds what a rule sees and decides.
+  carries over to the next message, `questions` keeps the open question, and `lexicon`
+  recognises a clear yes.
+- `policy` decides one wish for one order; `case` holds what a rule sees and decides, and
+  `risk` scores a payment.
 - `reply` lists the wordings among which the model chooses.
 - `choices` makes the buttons below the reply.
 - `turn` holds the result.

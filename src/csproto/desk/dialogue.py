@@ -8,20 +8,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
-from csproto.desk.case import Case, Decision, Fact, Label
+from csproto.desk.case import Decision, Fact, Label
 from csproto.desk.handbook import Handbook
 from csproto.desk.lexicon import begins_with_yes
 from csproto.desk.policy import decide
+from csproto.desk.questions import Questions
 from csproto.desk.state import SURE, Kind, Limits, Outcome, Question, Reading, State
 from csproto.desk.triage import Wish
-from csproto.orders import CustomerFacts, OrderView, Write, foreseen
+from csproto.orders import CustomerFacts, OrderView, foreseen
 
 # Misses are messages in a row that do not answer the open question.
-OFFER_AFTER = 2  # after so many misses the desk offers a human
-HAND_OVER_AFTER = 3  # after so many misses a human takes over
-# These wishes change no order. If one of them leads to a question, that question only
-# interrupts the open one, which comes back later.
-ASIDE = ("order_status", "tracking_number", "refund_status")
 MAX_CANDIDATES = 6  # orders to choose from in one question
 
 
@@ -55,24 +51,8 @@ def respond(
     return turn.outcome()
 
 
-class _Turn:
-    """Collects the decisions on one message and the state after it.
-
-    before: the state before the message. again: the open question is repeated.
-    """
-
-    def __init__(
-        self,
-        reading: Reading,
-        facts: CustomerFacts,
-        state: State,
-        now: datetime,
-        handbook: Handbook,
-    ) -> None:
-        self.reading, self.facts, self.before, self.state = reading, facts, state, state
-        self.now, self.handbook = now, handbook
-        self.decisions: list[Decision] = []
-        self.again = False
+class _Turn(Questions):
+    """What one message does: each method takes one way in which customers write."""
 
     # -- what the message does
 
@@ -91,11 +71,11 @@ class _Turn:
         readings = (first.intent, str(self.reading.runner_up))
         labels = {"first": Label("wish", readings[0]), "second": Label("wish", readings[1])}
         self.decisions.append(Decision(None, None, "unsure.clarify", labels, asks=True))
-        self.state = replace(self.state, focus=self._own_orders(first.orders) or self.state.focus)
-        self._ask(Question("reading", self._action(rule), rule, first, labels, readings))
+        self.state = replace(self.state, focus=self.own_orders(first.orders) or self.state.focus)
+        self.ask(Question("reading", self.action(rule), rule, first, labels, readings))
         for wish in self.reading.triage.wishes[1:]:
-            self._add_to_queue(wish)
-        self._count_miss()
+            self.add_to_queue(wish)
+        self.count_miss()
 
     def confirmed(self, question: Question) -> None:
         """Do what the open question asked about, if the message begins with a yes.
@@ -110,11 +90,11 @@ class _Turn:
             return
         asked = question.wish
         said = [wish for wish in wishes if question.kind == "yes" and wish.intent == asked.intent]
-        if any(self._changes(asked, wish) for wish in said):
+        if any(self.changes(asked, wish) for wish in said):
             # "yes, but made out to my company": the changed wish has to be confirmed
             self.asked(wishes)
             return
-        self._close_question()
+        self.close_question()
         if question.kind == "human":
             self._run(Wish("human_agent"))
         else:
@@ -134,8 +114,8 @@ class _Turn:
         does not count for this order, and the rules decide on it as on a new wish.
         """
         chosen = [order for order in question.wish.orders if order in said]
-        views = self._views(chosen or question.wish.orders)
-        stands = [decide(self._case(question.wish, order)).rule == question.rule for order in views]
+        views = self.views(chosen or question.wish.orders)
+        stands = [decide(self.case(question.wish, order)).rule == question.rule for order in views]
         agreed = [order for order, same in zip(views, stands, strict=True) if same]
         changed = [order for order, same in zip(views, stands, strict=True) if not same]
         self._decide(question.wish, agreed, agreed=True) if agreed else None
@@ -143,15 +123,15 @@ class _Turn:
 
     def denied(self, question: Question) -> None:
         """Drop what the open question asked about, and run the other wishes."""
-        self._close_question()
+        self.close_question()
         # The wish in "no, don't cancel it" only repeats the question.
         wishes = [
             wish
             for wish in self.reading.triage.wishes
-            if not _is_part_of(wish, question.wish) or self._changes(question.wish, wish)
+            if not _is_part_of(wish, question.wish) or self.changes(question.wish, wish)
         ]
         if not wishes:
-            orders, deed = self._views(question.wish.orders), Label("deed", question.wish.intent)
+            orders, deed = self.views(question.wish.orders), Label("deed", question.wish.intent)
             told = orders and question.kind != "human"
             facts: dict[str, Fact] = {"orders": orders, "deed": deed} if told else {}
             self.decisions.append(Decision(question.wish.intent, None, "pending.dropped", facts))
@@ -162,7 +142,7 @@ class _Turn:
         base = self.before.question.wish if self.before.question else self.before.last
         wishes = self.reading.triage.wishes
         if base is None and not wishes:
-            self._add_decision("other.small_talk", "other")
+            self.add_decision("other.small_talk", "other")
         elif base is None or (wishes and wishes[0].intent not in (base.intent, "other")):
             self.asked(wishes)  # the correction is another wish
         elif wishes:
@@ -173,7 +153,7 @@ class _Turn:
         else:
             # "no, the other one" names no order: choose among those not meant before.
             meant = base.orders or self.state.focus
-            fitting = [o for o in self._candidates(base.intent) if o.id not in meant]
+            fitting = [o for o in self.candidates(base.intent) if o.id not in meant]
             others = [o for o in self.facts.orders if o.id not in meant]
             self._decide_or_ask_which(base, fitting or others or self.facts.orders)
 
@@ -185,12 +165,12 @@ class _Turn:
         """
         waiting = list(wishes)
         if not waiting and not self.decisions:
-            self._add_decision("other.small_talk", "other")
+            self.add_decision("other.small_talk", "other")
         real = [wish for wish in waiting if wish.intent != "other" or wish.orders]
         # "cancel it, thanks": the thanks get no decision next to another wish
         for wish in real or (waiting if not self.decisions else []):
-            if self._has_asked() and self._may_ask(wish):
-                self._add_to_queue(wish)
+            if self.has_asked() and self.may_ask(wish):
+                self.add_to_queue(wish)
             else:
                 self._run_with_question(wish)
 
@@ -233,7 +213,7 @@ class _Turn:
         if question.kind == "yes" and new and asked.orders:  # "and 160001 as well"
             if wish.slots or asked.slots:
                 # Details of one order do not hold for the other: ask separately.
-                self._add_to_queue(asked)
+                self.add_to_queue(asked)
                 self._run(wish)
             else:
                 self._run(replace(wish, orders=(*asked.orders, *new)))
@@ -241,19 +221,19 @@ class _Turn:
         left = tuple(o for o in asked.orders if o not in wish.orders)
         if question.kind == "detail" and wish.orders and left:
             # The detail is for some of the orders only: ask about the others later.
-            self._add_to_queue(replace(asked, orders=left))
+            self.add_to_queue(replace(asked, orders=left))
         self._run(_merged(asked, wish))
 
     def _run(self, wish: Wish) -> None:
         """Decide on the orders of a wish, or ask which order is meant."""
         kind = self.handbook.wishes[wish.intent]
-        orders = self._own_orders(wish.orders)
+        orders = self.own_orders(wish.orders)
         unknown = [number for number in wish.orders if number not in orders]
         if unknown and (kind.needs_order or wish.intent == "other"):
             self._report_unknown(wish, unknown, asks=not orders)
             if not orders:
                 return
-        about = self._views(orders or (self.state.focus if kind.needs_order else ()))
+        about = self.views(orders or (self.state.focus if kind.needs_order else ()))
         if wish.intent == "order_status" and wish.slots.get("list"):
             self._decide(wish, [None])
         elif about:
@@ -261,7 +241,7 @@ class _Turn:
         elif not kind.needs_order:
             self._decide(wish, [None])
         else:
-            self._decide_or_ask_which(wish, self._candidates(wish.intent))
+            self._decide_or_ask_which(wish, self.candidates(wish.intent))
 
     def _decide_or_ask_which(self, wish: Wish, candidates: Sequence[OrderView]) -> None:
         """Decide on the only candidate, or ask which of several orders is meant."""
@@ -271,7 +251,7 @@ class _Turn:
         question = self._order_question(wish, candidates)
         decision = Decision(wish.intent, None, question.rule, question.facts, asks=True)
         self.decisions.append(decision)
-        self._ask_order(question)
+        self.ask_order(question)
 
     def _report_unknown(self, wish: Wish, numbers: Sequence[str], asks: bool) -> None:
         """Report order numbers that are not the customer's.
@@ -285,7 +265,7 @@ class _Turn:
                 Decision(wish.intent, number, "order.not_found", facts, asks=asks)
             )
         if asks:
-            self._ask_order(self._order_question(wish, self._candidates(wish.intent)))
+            self.ask_order(self._order_question(wish, self.candidates(wish.intent)))
 
     def _order_question(self, wish: Wish, candidates: Sequence[OrderView]) -> Question:
         """Return the question which order is meant."""
@@ -293,7 +273,7 @@ class _Turn:
         facts: dict[str, Fact] = {"deed": Label("deed", wish.intent)}
         if candidates:
             facts["options"] = tuple(candidates[:MAX_CANDIDATES])
-        return Question("order", self._action(rule), rule, replace(wish, orders=()), facts)
+        return Question("order", self.action(rule), rule, replace(wish, orders=()), facts)
 
     def _decide(self, wish: Wish, orders: Sequence[OrderView | None], agreed: bool = False) -> None:
         """Decide on each order, and ask one question about those that need an answer.
@@ -302,7 +282,7 @@ class _Turn:
         """
         asked: dict[str, list[Decision]] = {}
         for order in orders:
-            decision = decide(self._case(wish, order, agreed))
+            decision = decide(self.case(wish, order, agreed))
             self.decisions.append(decision)
             if decision.write:  # the next decisions must see its effect
                 self.facts = foreseen(self.facts, decision.write, self.now)
@@ -312,7 +292,7 @@ class _Turn:
         last = replace(wish, orders=ids)
         self.state = replace(self.state, focus=ids or self.state.focus, last=last)
         if not asked:
-            self._close_if_answered(last)
+            self.close_if_answered(last)
         elif wish.intent != "shop_question" or not self.state.question:
             # For a shop question without an answer the desk offers a human, but not in
             # place of a question that is open.
@@ -326,163 +306,11 @@ class _Turn:
         (rule, first), *others = asked.items()
         ids = tuple(d.order for d in first if d.order)
         kind: Kind = self.handbook.rules[rule].waits
-        facts = _shared_facts(first) | {"orders": self._views(ids)}
-        self._ask(Question(kind, self._action(rule), rule, replace(wish, orders=ids), facts))
+        facts = _shared_facts(first) | {"orders": self.views(ids)}
+        self.ask(Question(kind, self.action(rule), rule, replace(wish, orders=ids), facts))
         for _, decisions in others:
             self.decisions = [d for d in self.decisions if d not in decisions]
-            self._add_to_queue(replace(wish, orders=tuple(d.order for d in decisions if d.order)))
-
-    # -- the open question
-
-    def _ask(self, question: Question) -> None:
-        """Open a question.
-
-        - The misses go on counting if the desk asks again for a choice of order or of
-          wish; otherwise they begin at 0.
-        - A question of an ASIDE wish, or a choice between two wishes, only interrupts
-          the question that is open: that question is kept in `behind`.
-        """
-        before = self.before.question
-        stuck = question.kind in ("order", "reading") and before is not None
-        stuck = stuck and before is not None and before.kind in (question.kind, "human")
-        misses = self.before.misses if stuck else 0
-        aside = question.kind == "reading" or question.wish.intent in ASIDE
-        if before and self.state.question is before and aside and before.kind != "human":
-            other = question.wish.intent != before.wish.intent or question.kind != before.kind
-            self.state = replace(self.state, behind=before if other else self.state.behind)
-        self.state = replace(self.state, question=question, misses=misses)
-
-    def _ask_order(self, question: Question) -> None:
-        """Ask which order is meant. Asking again for the same wish is a miss."""
-        before = self.before.question
-        again = before is not None and before.kind in ("order", "human")
-        again = again and before is not None and before.wish.intent == question.wish.intent
-        self.state = replace(self.state, last=question.wish)
-        self._ask(question)
-        if again:
-            self._count_miss()
-
-    def _close_if_answered(self, wish: Wish) -> None:
-        """Close the earlier question if a wish that asked nothing answers it.
-
-        - The same wish answers it; a question for a yes is answered only by a wish for
-          all of its orders.
-        - Any wish but `other` settles a choice between two wishes or the offer of a
-          human.
-        - A wish for a human settles every question.
-        """
-        question = self.before.question
-        if question is None or self.state.question is not question or wish.intent == "other":
-            return
-        answers = wish.intent == question.wish.intent
-        if question.kind == "yes":
-            answers = answers and set(wish.orders) >= set(question.wish.orders)
-        if answers or question.kind in ("reading", "human") or wish.intent == "human_agent":
-            self._close_question()
-
-    def _close_question(self) -> None:
-        self.state = replace(self.state, question=None, misses=0)
-
-    def _add_to_queue(self, wish: Wish) -> None:
-        self.state = replace(self.state, queue=(*self.state.queue, wish))
-
-    def _has_asked(self) -> bool:
-        """Return whether this message has already led to a question."""
-        return self.state.question is not None and self.state.question is not self.before.question
-
-    def _may_ask(self, wish: Wish) -> bool:
-        """Return whether this wish needs an order and can lead to a question."""
-        kind = self.handbook.wishes[wish.intent]
-        return kind.needs_order and any(rule.ask for rule in kind.rules.values())
-
-    def repeat_question(self, missed: bool = True) -> None:
-        """Repeat the open question, or close it if the rules no longer ask anything.
-
-        missed: whether the message counts as a miss, because it should have answered
-        the question.
-        """
-        question = self.state.question
-        if question is None:
-            return
-        repeated = self._decided_again(question)
-        if not any(decision.asks for decision in repeated):
-            self._close_question()
-            self.decisions = self.decisions or repeated
-            return
-        self.again = True
-        self.decisions = self.decisions or repeated
-        if missed:
-            self._count_miss()
-
-    def _decided_again(self, question: Question) -> list[Decision]:
-        """Decide again what led to a question, on the present facts."""
-        if question.kind in ("yes", "detail"):
-            views = self._views(question.wish.orders)
-            return [decide(self._case(question.wish, order)) for order in views]
-        facts, intent = question.facts, question.wish.intent
-        return [Decision(intent, None, question.rule, facts, asks=True)]
-
-    def _count_miss(self) -> None:
-        """Count a miss. After several misses, offer a human or hand over to one."""
-        misses = self.state.misses + 1
-        if misses >= HAND_OVER_AFTER:
-            self._hand_over()
-        elif misses >= OFFER_AFTER:
-            rule = "human.offer"
-            self.decisions.append(Decision(None, None, rule, asks=True))
-            wish = self.state.question.wish if self.state.question else Wish("human_agent")
-            question = Question("human", self._action(rule), rule, wish)
-            self.state = replace(self.state, question=question, misses=misses)
-            self.again = False
-        else:
-            self.state = replace(self.state, misses=misses)
-
-    def _hand_over(self) -> None:
-        """Hand over to a human, and drop every question and waiting wish."""
-        self.state = replace(self.state, question=None, queue=(), behind=None, misses=0)
-        self.again = False
-        self.decisions = [d for d in self.decisions if not d.asks]
-        if any(kind == "handoff" for kind, _ in self.facts.open_tickets):
-            self.decisions.append(Decision("human_agent", None, "human.open_already"))
-            return
-        write = Write("handoff", "", self.reading.text, escalated=True)
-        self.facts = foreseen(self.facts, write, self.now)
-        self.decisions.append(Decision("human_agent", None, "human.after_misses", write=write))
-
-    # -- small things
-
-    def _add_decision(self, rule: str, intent: str) -> None:
-        self.decisions.append(Decision(intent, None, rule))
-
-    def _changes(self, asked: Wish, said: Wish) -> bool:
-        """Return whether a wish has details that the question did not name.
-
-        Slots marked `unasked` do not count: no question names them.
-        """
-        slots = self.handbook.wishes[asked.intent].slots
-        new = {n for n, v in said.slots.items() if asked.slots.get(n, slots[n].default) != v}
-        return any(not slots[name].unasked for name in new)
-
-    def _case(self, wish: Wish, order: OrderView | None, agreed: bool = False) -> Case:
-        text = self.reading.text
-        return Case(wish, order, self.facts, self.now, self.handbook, agreed, text)
-
-    def _own_orders(self, orders: Sequence[str]) -> tuple[str, ...]:
-        """Return the numbers that are orders of this customer."""
-        return tuple(o for o in orders if self.facts.order(o))
-
-    def _views(self, orders: Sequence[str]) -> tuple[OrderView, ...]:
-        """Return the customer's orders with these numbers."""
-        return tuple(view for o in orders if (view := self.facts.order(o)))
-
-    def _candidates(self, intent: str) -> list[OrderView]:
-        """Return the customer's orders that fit a wish, or all of them if none fits."""
-        fits = self.handbook.wishes[intent].fits.items()
-        orders = self.facts.orders
-        return [o for o in orders if all(getattr(o, n) in v for n, v in fits)] or list(orders)
-
-    def _action(self, rule: str) -> str:
-        return self.handbook.rules[rule].action
+            self.add_to_queue(replace(wish, orders=tuple(d.order for d in decisions if d.order)))
 
 
 def _shared_facts(decisions: Sequence[Decision]) -> dict[str, Fact]:

@@ -10,11 +10,12 @@ checked.
 """
 
 from collections.abc import Callable
-from datetime import date, datetime, timedelta
+from datetime import date, timedelta
 
 from csproto.desk.case import Case, Day, Decision, Fact, Facts, Label, Parts
 from csproto.desk.handbook import Handbook, HandbookError
-from csproto.orders import CustomerFacts, OrderView, Write
+from csproto.desk.risk import risk_score
+from csproto.orders import OrderView, Write
 
 FAULTS = ("quality", "damaged", "wrong_item", "missing_part")
 NO_FAULTS = ("change_of_mind", "size")
@@ -340,36 +341,6 @@ def payment_issue(case: Case) -> Decision:
     blocked = score >= values.block_from
     write = case.write("payment", detail, escalated=blocked)
     return case.says("payment.block" if blocked else "payment.review", write=write)
-
-
-def risk_score(
-    order: OrderView, facts: CustomerFacts, now: datetime, handbook: Handbook
-) -> tuple[int, list[str]]:
-    """Return the risk points of a payment and the names of the signs that gave them.
-
-    The points of each sign are in `shop.yaml` under `risk`. Only the shop's records
-    count; what a customer writes changes nothing.
-    """
-    risk, signs = handbook.values.risk, {}
-    age = (now - facts.joined_at).days
-    if age < risk["new_account"]["below_days"]:
-        signs["new_account"] = risk["new_account"]["points"]
-    elif age < risk["young_account"]["below_days"]:
-        signs["young_account"] = risk["young_account"]["points"]
-    for name in ("large_amount", "very_large_amount"):
-        if order.amount >= risk[name]["from"] * 100:
-            signs[name] = risk[name]["points"]
-    if facts.failed_payments:
-        points = risk["failed_payments"]["points"] * facts.failed_payments
-        signs["failed_payments"] = min(points, risk["failed_payments"]["at_most"])
-    if not facts.address_matches:
-        signs["address_mismatch"] = risk["address_mismatch"]["points"]
-    recent = sum(now - o.created_at < timedelta(days=1) for o in facts.orders)
-    if recent >= risk["velocity"]["orders_in_a_day"]:
-        signs["velocity"] = risk["velocity"]["points"]
-    if order.payment == "duplicate":
-        signs["duplicate_charge"] = risk["duplicate_charge"]["points"]
-    return sum(signs.values()), list(signs)
 
 
 # -- people, questions, small talk

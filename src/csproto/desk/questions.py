@@ -1,0 +1,188 @@
+"""The open question of a dialogue: asked, repeated, closed, given up after too many misses."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+
+from csproto.desk.case import Case, Decision
+from csproto.desk.handbook import Handbook
+from csproto.desk.policy import decide
+from csproto.desk.state import Question, Reading, State
+from csproto.desk.triage import Wish
+from csproto.orders import CustomerFacts, OrderView, Write, foreseen
+
+OFFER_AFTER = 2  # after so many misses the desk offers a human
+HAND_OVER_AFTER = 3  # after so many misses a human takes over
+# These wishes change no order. If one of them leads to a question, that question only
+# interrupts the open one, which comes back later.
+ASIDE = ("order_status", "tracking_number", "refund_status")
+
+
+class Questions:
+    """Collects the decisions on one message and the state after it, the open question above all.
+
+    before: the state before the message. again: the open question is repeated.
+    """
+
+    def __init__(
+        self,
+        reading: Reading,
+        facts: CustomerFacts,
+        state: State,
+        now: datetime,
+        handbook: Handbook,
+    ) -> None:
+        self.reading, self.facts, self.before, self.state = reading, facts, state, state
+        self.now, self.handbook = now, handbook
+        self.decisions: list[Decision] = []
+        self.again = False
+
+    def ask(self, question: Question) -> None:
+        """Open a question.
+
+        - The misses go on counting if the desk asks again for a choice of order or of
+          wish; otherwise they begin at 0.
+        - A question of an ASIDE wish, or a choice between two wishes, only interrupts
+          the question that is open: that question is kept in `behind`.
+        """
+        before = self.before.question
+        stuck = question.kind in ("order", "reading") and before is not None
+        stuck = stuck and before is not None and before.kind in (question.kind, "human")
+        misses = self.before.misses if stuck else 0
+        aside = question.kind == "reading" or question.wish.intent in ASIDE
+        if before and self.state.question is before and aside and before.kind != "human":
+            other = question.wish.intent != before.wish.intent or question.kind != before.kind
+            self.state = replace(self.state, behind=before if other else self.state.behind)
+        self.state = replace(self.state, question=question, misses=misses)
+
+    def ask_order(self, question: Question) -> None:
+        """Ask which order is meant. Asking again for the same wish is a miss."""
+        before = self.before.question
+        again = before is not None and before.kind in ("order", "human")
+        again = again and before is not None and before.wish.intent == question.wish.intent
+        self.state = replace(self.state, last=question.wish)
+        self.ask(question)
+        if again:
+            self.count_miss()
+
+    def close_if_answered(self, wish: Wish) -> None:
+        """Close the earlier question if a wish that asked nothing answers it.
+
+        - The same wish answers it; a question for a yes is answered only by a wish for
+          all of its orders.
+        - Any wish but `other` settles a choice between two wishes or the offer of a
+          human.
+        - A wish for a human settles every question.
+        """
+        question = self.before.question
+        if question is None or self.state.question is not question or wish.intent == "other":
+            return
+        answers = wish.intent == question.wish.intent
+        if question.kind == "yes":
+            answers = answers and set(wish.orders) >= set(question.wish.orders)
+        if answers or question.kind in ("reading", "human") or wish.intent == "human_agent":
+            self.close_question()
+
+    def close_question(self) -> None:
+        self.state = replace(self.state, question=None, misses=0)
+
+    def add_to_queue(self, wish: Wish) -> None:
+        self.state = replace(self.state, queue=(*self.state.queue, wish))
+
+    def has_asked(self) -> bool:
+        """Return whether this message has already led to a question."""
+        return self.state.question is not None and self.state.question is not self.before.question
+
+    def may_ask(self, wish: Wish) -> bool:
+        """Return whether this wish needs an order and can lead to a question."""
+        kind = self.handbook.wishes[wish.intent]
+        return kind.needs_order and any(rule.ask for rule in kind.rules.values())
+
+    def repeat_question(self, missed: bool = True) -> None:
+        """Repeat the open question, or close it if the rules no longer ask anything.
+
+        missed: whether the message counts as a miss, because it should have answered
+        the question.
+        """
+        question = self.state.question
+        if question is None:
+            return
+        repeated = self.decided_again(question)
+        if not any(decision.asks for decision in repeated):
+            self.close_question()
+            self.decisions = self.decisions or repeated
+            return
+        self.again = True
+        self.decisions = self.decisions or repeated
+        if missed:
+            self.count_miss()
+
+    def decided_again(self, question: Question) -> list[Decision]:
+        """Decide again what led to a question, on the present facts."""
+        if question.kind in ("yes", "detail"):
+            views = self.views(question.wish.orders)
+            return [decide(self.case(question.wish, order)) for order in views]
+        facts, intent = question.facts, question.wish.intent
+        return [Decision(intent, None, question.rule, facts, asks=True)]
+
+    def count_miss(self) -> None:
+        """Count a miss. After several misses, offer a human or hand over to one."""
+        misses = self.state.misses + 1
+        if misses >= HAND_OVER_AFTER:
+            self.hand_over()
+        elif misses >= OFFER_AFTER:
+            rule = "human.offer"
+            self.decisions.append(Decision(None, None, rule, asks=True))
+            wish = self.state.question.wish if self.state.question else Wish("human_agent")
+            question = Question("human", self.action(rule), rule, wish)
+            self.state = replace(self.state, question=question, misses=misses)
+            self.again = False
+        else:
+            self.state = replace(self.state, misses=misses)
+
+    def hand_over(self) -> None:
+        """Hand over to a human, and drop every question and waiting wish."""
+        self.state = replace(self.state, question=None, queue=(), behind=None, misses=0)
+        self.again = False
+        self.decisions = [d for d in self.decisions if not d.asks]
+        if any(kind == "handoff" for kind, _ in self.facts.open_tickets):
+            self.decisions.append(Decision("human_agent", None, "human.open_already"))
+            return
+        write = Write("handoff", "", self.reading.text, escalated=True)
+        self.facts = foreseen(self.facts, write, self.now)
+        self.decisions.append(Decision("human_agent", None, "human.after_misses", write=write))
+
+    # -- small things
+
+    def add_decision(self, rule: str, intent: str) -> None:
+        self.decisions.append(Decision(intent, None, rule))
+
+    def changes(self, asked: Wish, said: Wish) -> bool:
+        """Return whether a wish has details that the question did not name.
+
+        Slots marked `unasked` do not count: no question names them.
+        """
+        slots = self.handbook.wishes[asked.intent].slots
+        new = {n for n, v in said.slots.items() if asked.slots.get(n, slots[n].default) != v}
+        return any(not slots[name].unasked for name in new)
+
+    def case(self, wish: Wish, order: OrderView | None, agreed: bool = False) -> Case:
+        text = self.reading.text
+        return Case(wish, order, self.facts, self.now, self.handbook, agreed, text)
+
+    def own_orders(self, orders: Sequence[str]) -> tuple[str, ...]:
+        """Return the numbers that are orders of this customer."""
+        return tuple(o for o in orders if self.facts.order(o))
+
+    def views(self, orders: Sequence[str]) -> tuple[OrderView, ...]:
+        """Return the customer's orders with these numbers."""
+        return tuple(view for o in orders if (view := self.facts.order(o)))
+
+    def candidates(self, intent: str) -> list[OrderView]:
+        """Return the customer's orders that fit a wish, or all of them if none fits."""
+        fits = self.handbook.wishes[intent].fits.items()
+        orders = self.facts.orders
+        return [o for o in orders if all(getattr(o, n) in v for n, v in fits)] or list(orders)
+
+    def action(self, rule: str) -> str:
+        return self.handbook.rules[rule].action
