@@ -198,9 +198,10 @@ def test_the_panel_and_the_page_come_back_to_a_stalled_engine(latched, make_assi
 
 def test_many_who_ask_a_stalled_server_share_one_question(latched) -> None:
     latched.generates = False
+    began = time.monotonic()
     with ThreadPoolExecutor(20) as pool:
         assert not any(pool.map(lambda _: answers(latched.url), range(60)))
-    assert latched.asked.count("/health") == 1
+    assert latched.asked.count("/health") <= 1 + int(time.monotonic() - began), "one a second at the most"
 
 
 def test_the_state_file_of_a_silent_server_stays(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
