@@ -5,7 +5,8 @@ import json
 import pandas as pd
 import pytest
 
-from csproto.evaluate import Report, wilson
+from csproto.evaluate import Report
+from csproto.measure.statistics import wilson
 
 
 @pytest.mark.parametrize(

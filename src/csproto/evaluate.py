@@ -1,12 +1,11 @@
 """How good a model is at this job: every figure from real turns against real facts, with confidence intervals."""
 
 import json
-import math
 import re
 import shutil
 import tempfile
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,13 +13,13 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from csproto import demo
 from csproto.errors import CsprotoError
 from csproto.keywords import keyword_triage
+from csproto.measure.statistics import wilson
 from csproto.orders import OrderApi
 from csproto.settings import DATA
 from csproto.store import open_engine
@@ -166,27 +165,6 @@ def _outcome(turn: Any) -> dict[str, Any]:
         "completion_tokens": turn.usage.completion_tokens,
         "error": None,
     }
-
-
-def wilson(right: int, n: int, z: float = 1.96) -> tuple[float, float]:
-    """95 % interval of a share (Wilson, 1927)."""
-    if n == 0:
-        return 0.0, 1.0
-    share, spread = right / n, z * z / n
-    middle = (share + spread / 2) / (1 + spread)
-    half = z / (1 + spread) * math.sqrt(share * (1 - share) / n + spread / (4 * n))
-    # The share lies within, which rounding must not undo.
-    return max(0.0, min(share, middle - half)), min(1.0, max(share, middle + half))
-
-
-def bootstrap(
-    values: Iterable[float], statistic: Callable[..., float], draws: int = 1000, seed: int = 0
-) -> tuple[float, float]:
-    """The 95 % percentile interval of a statistic (Efron 1979); `statistic` takes `axis`, as numpy's mean and median do."""
-    data = np.asarray(list(values), dtype=float)
-    picks = np.random.default_rng(seed).integers(0, len(data), size=(draws, len(data)))
-    low, high = np.quantile(statistic(data[picks], axis=1), [0.025, 0.975])
-    return float(low), float(high)
 
 
 @dataclass

@@ -258,22 +258,19 @@ class OrderApi:
             orders = session.scalars(
                 select(Order).where(Order.customer_id == customer_id).order_by(Order.created_at.desc(), Order.id)
             )
-            urges = session.execute(
-                select(Ticket.order_id, Ticket.created_at)
-                .where(Ticket.customer_id == customer_id, Ticket.kind == "urge")
+            tickets = session.execute(
+                select(Ticket.kind, Ticket.order_id, Ticket.created_at, Ticket.closed)
+                .where(Ticket.customer_id == customer_id)
                 .order_by(Ticket.created_at)
-            )
-            opened = session.execute(
-                select(Ticket.kind, Ticket.order_id).where(Ticket.customer_id == customer_id, ~Ticket.closed)
-            )
+            ).all()
             return CustomerFacts(
                 customer_id,
                 tuple(_view(o) for o in orders),
                 joined_at,
                 failed_payments,
                 address_matches,
-                {row[0]: row[1] for row in urges},
-                frozenset((row[0], row[1]) for row in opened),
+                {order: at for kind, order, at, _ in tickets if kind == "urge"},
+                frozenset((kind, order) for kind, order, _, closed in tickets if not closed),
                 language,
             )
 

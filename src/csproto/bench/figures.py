@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from csproto.bench.load import Pass, Played
-from csproto.evaluate import bootstrap
+from csproto.measure.statistics import bootstrap
 from csproto.reply import SentenceCutter, ungrounded
 from csproto.triage import Triage
 from csproto.turn import Part

@@ -20,9 +20,7 @@ from csproto.desk.steps import Steps
 from csproto.desk.transcript import Message
 from csproto.desk.turn import Decided, Done, Event, Said, Turn, Understood
 from csproto.endpoint import StopSignal
-from csproto.orders import (
-    OrderSystem,
-)
+from csproto.orders import OrderSystem
 
 __all__ = ["Assistant", "Decided", "Done", "Event", "MessageRefused", "Said", "Turn", "Understood"]
 

@@ -114,12 +114,15 @@ class _Turn(Questions):
         does not count for this order, and the rules decide on it as on a new wish.
         """
         chosen = [order for order in question.wish.orders if order in said]
-        views = self.views(chosen or question.wish.orders)
-        stands = [decide(self.case(question.wish, order)).rule == question.rule for order in views]
-        agreed = [order for order, same in zip(views, stands, strict=True) if same]
-        changed = [order for order, same in zip(views, stands, strict=True) if not same]
-        self._decide(question.wish, agreed, agreed=True) if agreed else None
-        self._decide(question.wish, changed) if changed else None
+        agreed: list[OrderView] = []
+        changed: list[OrderView] = []
+        for order in self.views(chosen or question.wish.orders):
+            still_asked = decide(self.case(question.wish, order)).rule == question.rule
+            (agreed if still_asked else changed).append(order)
+        if agreed:
+            self._decide(question.wish, agreed, agreed=True)
+        if changed:
+            self._decide(question.wish, changed)
 
     def denied(self, question: Question) -> None:
         """Drop what the open question asked about, and run the other wishes."""

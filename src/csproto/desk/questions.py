@@ -46,8 +46,8 @@ class Questions:
           the question that is open: that question is kept in `behind`.
         """
         before = self.before.question
-        stuck = question.kind in ("order", "reading") and before is not None
-        stuck = stuck and before is not None and before.kind in (question.kind, "human")
+        choice = question.kind in ("order", "reading")
+        stuck = choice and before and before.kind in (question.kind, "human")
         misses = self.before.misses if stuck else 0
         aside = question.kind == "reading" or question.wish.intent in ASIDE
         if before and self.state.question is before and aside and before.kind != "human":
@@ -58,11 +58,10 @@ class Questions:
     def ask_order(self, question: Question) -> None:
         """Ask which order is meant. Asking again for the same wish is a miss."""
         before = self.before.question
-        again = before is not None and before.kind in ("order", "human")
-        again = again and before is not None and before.wish.intent == question.wish.intent
         self.state = replace(self.state, last=question.wish)
         self.ask(question)
-        if again:
+        same_wish = before and before.wish.intent == question.wish.intent
+        if before and same_wish and before.kind in ("order", "human"):
             self.count_miss()
 
     def close_if_answered(self, wish: Wish) -> None:

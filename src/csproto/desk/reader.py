@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol
 
+from csproto import settings
 from csproto.desk.sureness import Token, sureness
 from csproto.desk.transcript import Message
 from csproto.endpoint import CallOptions, Endpoint, RequestRefused, StopSignal, Usage
@@ -137,7 +138,13 @@ class ModelReader:
 
     def _run(self, program: str, ebnf: str, *arguments: Any, rivals: int = 0) -> Call:
         """Run one program under a grammar. Raises EngineError."""
-        options = CallOptions(ebnf, stop=self.stop, usage=self.usage, rivals=rivals)
+        options = CallOptions(
+            ebnf,
+            stop=self.stop,
+            usage=self.usage,
+            rivals=rivals,
+            stream_interval=settings.UNREAD,
+        )
         backend = self.endpoint.with_options(options)
         state = programs()[program].run(
             *arguments, **self.sampling, backend=backend, use_thread=False

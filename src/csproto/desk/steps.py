@@ -112,7 +112,12 @@ class Steps:
         return turn
 
     def _add_claims(self, understood: Triage) -> Triage:
-        """Add what the message claims about a payment, read by a second model call."""
+        """Add what the message claims about a payment, read by a second model call.
+
+        The triage of a turn that was interrupted has the claims already.
+        """
+        if self.interrupted:
+            return understood
         wishes = [
             self._read_claims(wish) if wish.intent == "payment_issue" else wish
             for wish in understood.wishes
@@ -121,8 +126,6 @@ class Steps:
 
     def _read_claims(self, wish: Wish) -> Wish:
         ebnf = triage.claims_grammar(self.desk.handbook.wishes[wish.intent], self.text)
-        if self.interrupted:  # the triage that was saved has the claims already
-            return wish
         call = self.reader.claims(self._messages(), ebnf)
         self._count_call(call)
         self.conversation.transcript += [

@@ -13,9 +13,10 @@ from pydantic import BaseModel, ValidationError
 
 from csproto.endpoint import Endpoint, EngineError
 from csproto.errors import CsprotoError
-from csproto.evaluate import SETS, Case, bootstrap, load_cases, wilson
+from csproto.evaluate import SETS, Case, load_cases
 from csproto.grammar import to_ebnf
 from csproto.lessons.prefix import prompt_of
+from csproto.measure.statistics import bootstrap, wilson
 from csproto.transcript import Message, clean, system_prompt
 from csproto.triage import Triage, canonical_order_id, grammar
 

@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 
 from csproto.endpoint import CallOptions, Endpoint
-from csproto.evaluate import Case, bootstrap, wilson
+from csproto.evaluate import Case
 from csproto.lessons.extraction import complete
+from csproto.measure.statistics import bootstrap, wilson
 from csproto.transcript import GENERAL_PROMPT, clean, system_prompt
 from csproto.triage import Intent, Triage, grammar, order_id_candidates
 
