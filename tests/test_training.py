@@ -26,8 +26,7 @@ def apart(pieces: list[Piece]) -> list[list[Piece]]:
     """A transcript with branches as transcripts without: one for each other message, and the trunk."""
     rows, trunk = [], []
     for piece in pieces:
-        for text, wire in piece.instead:
-            rows.append([*trunk, Piece("user", text), Piece("assistant", wire, learn=-1)])
+        rows += [[*trunk, *exchange] for exchange in piece.instead]
         trunk = [*trunk, piece._replace(instead=())]
     return [*rows, trunk]
 

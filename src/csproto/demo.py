@@ -55,8 +55,9 @@ def fill(engine: Engine, now: datetime, path: Path = DATA / "demo.yaml") -> tupl
     migrate(engine)
     raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     customers = [_customer(customer_id, values, now) for customer_id, values in raw["customers"].items()]
-    orders = [_order(_delivery(raw["customers"][values["customer"]]) | values, now) for values in raw["orders"]]
-    made = _generated(raw["generated"]["seed"], raw["generated"]["customers"], now)
+    names = raw["names"]
+    orders = [_order(_delivery(raw["customers"][v["customer"]]) | v, now, names) for v in raw["orders"]]
+    made = _generated(raw["generated"]["seed"], raw["generated"]["customers"], now, names)
     with Session(engine) as session, session.begin():
         for table in reversed(Base.metadata.sorted_tables):
             session.execute(delete(table))
@@ -83,7 +84,7 @@ def _delivery(customer: dict[str, Any]) -> dict[str, Any]:
     return found | {name: customer[name] for name in ("phone", "address") if name in customer}
 
 
-def _order(values: dict[str, Any], now: datetime) -> Order:
+def _order(values: dict[str, Any], now: datetime, names: dict[str, str]) -> Order:
     """An order from its days before now; carrier and parcel number follow from its id once it has shipped."""
     moments = {
         name: now - timedelta(days=values[name])
@@ -96,6 +97,7 @@ def _order(values: dict[str, Any], now: datetime) -> Order:
         id=str(values["id"]),
         customer_id=values["customer"],
         item=values["item"],
+        names=names.get(values["item"], ""),
         category=values["category"],
         opened=values.get("opened", False),
         recipient=str(values.get("recipient", "")),
@@ -118,7 +120,7 @@ def _order(values: dict[str, Any], now: datetime) -> Order:
     )
 
 
-def _generated(seed: int, count: int, now: datetime) -> tuple[list[Customer], list[Order]]:
+def _generated(seed: int, count: int, now: datetime, names: dict[str, str]) -> tuple[list[Customer], list[Order]]:
     pick = random.Random(seed)
     customers, orders = [], []
     for number in range(count):
@@ -142,5 +144,5 @@ def _generated(seed: int, count: int, now: datetime) -> tuple[list[Customer], li
                 "amount": pick.randrange(20, 3000),
             }
             values |= {"language": language, "recipient": f"Customer {number}"}
-            orders.append(_order(values | pick.choice(HISTORIES), now))
+            orders.append(_order(values | pick.choice(HISTORIES), now, names))
     return customers, orders

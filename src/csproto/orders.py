@@ -70,6 +70,7 @@ class OrderView:
     recipient: str = ""
     phone: str = ""
     address: str = ""
+    names: str = ""  # what else customers call the article, in any language: a|b|c
 
 
 @dataclass(frozen=True)

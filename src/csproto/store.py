@@ -11,7 +11,7 @@ from sqlalchemy import DateTime as SqlDateTime
 from sqlalchemy.engine import Connection, Dialect, Engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-SCHEMA = "0003"  # the newest of csproto.migrations, which make the tables below
+SCHEMA = "0004"  # the newest of csproto.migrations, which make the tables below
 CONNECTING = 3  # seconds to reach a database server, and to get one of the pool's connections
 PATIENCE = 4.0  # seconds for one statement: each takes milliseconds, and a customer waits for it
 TICKET_SUMMARY = 2_000  # characters
@@ -60,6 +60,7 @@ class Order(Base):
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
     customer_id: Mapped[str] = mapped_column(ForeignKey("customer.id"), index=True)
     item: Mapped[str] = mapped_column(String(120))
+    names: Mapped[str] = mapped_column(String(400), default="")  # other names: a|b|c
     category: Mapped[str] = mapped_column(String(20))
     opened: Mapped[bool] = mapped_column(default=False)  # digital goods: the code was revealed
     amount: Mapped[int]  # in cents

@@ -35,7 +35,7 @@ def test_the_nonce_stands_before_the_orders() -> None:
     assert one != other
     assert one.role == "system"
     assert one.content.startswith('{"nonce":"')
-    assert '{"id":"123456","item":"纯棉衬衫","state":"paid","day":"11-21"}' in one.content
+    assert '{"n":1,"id":"123456","item":"纯棉衬衫","state":"paid","day":"11-21"}' in one.content
 
 
 def test_only_changed_orders_are_told_again() -> None:

@@ -1,8 +1,11 @@
 """Which numbers in a message can be an order."""
 
+from datetime import UTC, datetime
+
 import pytest
 
-from csproto.desk.references import canonical, foreign_numbers, numbers_in
+from csproto.desk.references import canonical, foreign_numbers, matches, numbers_in
+from csproto.orders import OrderView
 
 OWN = ["123456", "789012", "JD202611050017", "7301", "A20261"]
 
@@ -51,3 +54,36 @@ def test_spaced_pieces_are_read_whole_and_apart() -> None:
 
 def test_canonical_form() -> None:
     assert canonical("jd-123 456") == "JD123456"
+
+
+def order(number: str, item: str, names: str = "") -> OrderView:
+    return OrderView(
+        number, item, "home", "paid", 100, datetime(2026, 1, 1, tzinfo=UTC), names=names
+    )
+
+
+ORDERS = [
+    order("610233", "rain boots"),
+    order("58120477", "电饭煲", "rice cooker"),
+    order("B77310", "运动鞋"),
+]
+
+
+@pytest.mark.parametrize(
+    ("text", "shared"),
+    [
+        ("尾号0477到哪了", {"58120477": "0477"}),
+        ("5812 0477", {"58120477": "58120477"}),
+        ("the one with 610", {"610233": "610"}),
+        ("is my boot there", {"610233": "boot"}),
+        ("that rice-cooker", {"58120477": "cooker"}),
+        ("饭煲坏了", {"58120477": "饭煲"}),
+        ("那双鞋", {"B77310": "鞋"}),
+        ("我要运费", {}),  # one character counts only at the end of a name
+        ("看https://shop.example/610233", {}),
+        ("in 10 days", {}),
+        ("hello", {}),
+    ],
+)
+def test_what_a_message_shares_with_orders(text: str, shared: dict[str, str]) -> None:
+    assert dict(matches(text, ORDERS)) == shared

@@ -78,6 +78,16 @@ class Rule(_Part):
     kinds: dict[str, dict[Language, Texts]] = {}  # small talk: wordings by kind
 
 
+class ExampleOrder(_Part):
+    """An order that the examples speak of, as the model sees it; `names` as in OrderView."""
+
+    id: str
+    item: str
+    state: str
+    day: str
+    names: str = ""
+
+
 class Example(_Part):
     """An example for a model's prompt: a message and the triage expected for it.
 
@@ -128,7 +138,7 @@ class DialogueFile(_Part):
     """
 
     rules: dict[str, Rule]
-    orders: list[dict[str, str]] = []
+    orders: list[ExampleOrder] = []
     examples: list[Example] = []
 
 

@@ -7,7 +7,7 @@ and then takes them from its prefix cache.
 from csproto.desk.handbook import Example, Handbook, WishFile
 from csproto.desk.profile import Profile
 from csproto.desk.reply import language_of
-from csproto.desk.transcript import NONCE_DIGITS, Message, decided, to_json
+from csproto.desk.transcript import NONCE_DIGITS, Message, decided, matched, to_json
 from csproto.desk.triage import Triage, Wish
 
 TASK = """\
@@ -21,7 +21,8 @@ question, "deny" for a no, "correct" when the customer puts right something said
 - wishes: one to three, in the order of the message; none for a bare yes or no.
 - orders: ids of the customer's orders that the message speaks of: by number, part of a number, \
 article, place in the list, "both", "all". Left out when none is named. A number that is none of \
-theirs is copied as it stands. Phone numbers, amounts and dates are no orders.
+theirs is copied as it stands. Phone numbers, amounts and dates are no orders. A system message \
+"matches" lists what the message shares with an order; that can be chance.
 - Further fields of a wish are left out when the message does not say them.
 
 INTENTS
@@ -58,19 +59,21 @@ def example_messages(handbook: Handbook) -> list[Message]:
 
     They show each wish, and each way to answer a question.
     """
-    messages = [
-        Message("system", to_json({"nonce": "0" * NONCE_DIGITS, "orders": handbook.example_orders}))
+    listed = [
+        {"n": place} | order.model_dump(exclude={"names"})
+        for place, order in enumerate(handbook.example_orders, start=1)
     ]
+    messages = [Message("system", to_json({"nonce": "0" * NONCE_DIGITS, "orders": listed}))]
     for intent, wish in handbook.wishes.items():
         for example in wish.examples:
-            messages += _exchange(example, intent)
+            messages += _exchange(example, intent, handbook)
     for example in handbook.examples:
-        messages += _asked(example, handbook) + _exchange(example, "")
+        messages += _asked(example, handbook) + _exchange(example, "", handbook)
     return messages
 
 
-def _exchange(example: Example, intent: str) -> list[Message]:
-    """Return an example's message and the JSON that the model should write for it.
+def _exchange(example: Example, intent: str, handbook: Handbook) -> list[Message]:
+    """Return an example's message, what is told before it, and the JSON to write for it.
 
     intent: the intent of wishes that name none.
     """
@@ -79,7 +82,8 @@ def _exchange(example: Example, intent: str) -> list[Message]:
         slots = {n: value for n, value in entry.items() if n not in ("intent", "orders")}
         wishes.append(Wish(entry.get("intent", intent), tuple(entry.get("orders", ())), slots))
     wire = Triage(example.act, tuple(wishes)).to_wire()
-    return [Message("user", example.text), Message("assistant", wire)]
+    shared = matched(example.text, handbook.example_orders)
+    return [*shared, Message("user", example.text), Message("assistant", wire)]
 
 
 def _asked(example: Example, handbook: Handbook) -> list[Message]:
@@ -87,7 +91,7 @@ def _asked(example: Example, handbook: Handbook) -> list[Message]:
     if not example.after:
         return []
     rule, language = handbook.rules[example.after], language_of(example.text, "en")
-    item = next(o["item"] for o in handbook.example_orders if o["id"] == example.order)
+    item = next(o.item for o in handbook.example_orders if o.id == example.order)
     about = f"{example.order} ({item})"
     words = rule.ask[language][0].format(
         orders=about, remedy=handbook.label("remedy", "refund", language)

@@ -1,7 +1,11 @@
-"""Finds the numbers in a message that may be orders, or that a slot may copy."""
+"""Finds what a message has in common with the customer's orders.
+
+Numbers that may be orders or that a slot may copy, and words of the articles' names.
+"""
 
 import re
 from collections.abc import Sequence
+from typing import Protocol
 
 MAX_NUMBERS = 6  # of one message; further ones are ignored
 
@@ -12,6 +16,26 @@ LINK = re.compile(r"(?:https?://|www\.)\S+", re.I)
 # Digits, perhaps with letters before them and separators between them: "789012",
 # "JD-2026 1105" and "A20261" match, "two" does not.
 NUMBER = re.compile(r"(?:(?<![A-Za-z])[A-Za-z]{1,4}[- ]?)?\+?\d[0-9A-Za-z]*(?:[ -]\d[0-9A-Za-z]*)*")
+
+
+HAN = re.compile(r"[\u4e00-\u9fff]+")
+WORD = re.compile(r"[a-z]{3,}")
+
+
+class Named(Protocol):
+    """What a message is compared with: an order, or one of an example."""
+
+    @property
+    def id(self) -> str:
+        """The id."""
+
+    @property
+    def item(self) -> str:
+        """The article's name."""
+
+    @property
+    def names(self) -> str:
+        """Other names of the article, with | between them."""
 
 
 def canonical(number: str) -> str:
@@ -86,3 +110,56 @@ def _is_end_of_own(number: str, own: Sequence[str]) -> bool:
 def _count_digits(number: str) -> int:
     """Count the digits in a number."""
     return sum(c.isdigit() for c in number)
+
+
+def matches(text: str, orders: Sequence[Named]) -> list[tuple[str, str]]:
+    """Return the orders that share something with a message, each with what it shares.
+
+    That is a number of at least three digits with which the order's id begins or ends,
+    or else a word of the article's name or of one of its other names. The model reads
+    it before the message and judges what it is worth: a word can be there by chance.
+    """
+    lowered, numbers = LINK.sub(" ", text).lower(), _parts_of_ids(text)
+    found = []
+    for order in orders:
+        names = [order.item.lower(), *filter(None, order.names.lower().split("|"))]
+        shared = next(filter(order.id.endswith, numbers), "")
+        shared = shared or next(filter(order.id.startswith, numbers), "")
+        shared = shared or max((_shared(lowered, name) for name in names), key=len)
+        if shared:
+            found.append((order.id, shared))
+    return found
+
+
+def _parts_of_ids(text: str) -> list[str]:
+    """Return the numbers of a message, and their pieces, that can be parts of an id."""
+    found = [reading for typed in numbers_in(text) for reading in _readings(typed)]
+    return [number for number in dict.fromkeys(found) if _count_digits(number) >= 3]
+
+
+def _shared(text: str, name: str) -> str:
+    """Return the longest part of an article's name that a text shares, or "".
+
+    Two or more Chinese characters in a row, or a word of three letters or more, whose
+    ending may differ by two letters ("shoe", "shoes"). One Chinese character counts only
+    if the name ends with it, because there stands what the article is: 鞋, 灯, 锅.
+    """
+    runs = [
+        run[a:b]
+        for run in HAN.findall(name)
+        for a in range(len(run))
+        for b in range(a + 1, len(run) + 1)
+    ]
+    han = max((run for run in runs if run in text), key=len, default="")
+    if len(han) >= 2 or (han and name.endswith(han)):
+        return han
+    words = WORD.findall(text)
+    return max(
+        (w for v in WORD.findall(name) for w in words if _same_word(w, v)), key=len, default=""
+    )
+
+
+def _same_word(one: str, other: str) -> bool:
+    """Return whether two words are the same but for an ending."""
+    short, long = sorted((one, other), key=len)
+    return long.startswith(short) and len(long) - len(short) <= 2

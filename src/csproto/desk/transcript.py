@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Any, Literal, NamedTuple
 from zoneinfo import ZoneInfo
 
+from csproto.desk.references import Named, matches
 from csproto.orders import OrderView
 
 Role = Literal["system", "user", "assistant"]
@@ -66,7 +67,10 @@ def opening(orders: Sequence[OrderView], zone: ZoneInfo, nonce: str | None = Non
     for all customers.
     """
     nonce = nonce or f"{secrets.randbelow(10**NONCE_DIGITS):0{NONCE_DIGITS}}"
-    listed = [order_line(order, zone) for order in orders[:ORDERS_SHOWN]]
+    listed = [
+        {"n": place} | order_line(order, zone)
+        for place, order in enumerate(orders[:ORDERS_SHOWN], start=1)
+    ]
     return Message("system", to_json({"nonce": nonce, "orders": listed}))
 
 
@@ -79,6 +83,15 @@ def changes(before: Iterable[OrderView], now: Iterable[OrderView], zone: ZoneInf
     known = {order.id: order_line(order, zone) for order in before}
     listed = [shown for order in now if (shown := order_line(order, zone)) != known.get(order.id)]
     return [Message("system", to_json({"orders": listed}))] if listed else []
+
+
+def matched(text: str, orders: Sequence[Named]) -> list[Message]:
+    """Return the message about what the customer's next message shares with the orders.
+
+    It goes before the customer's message, in a list that is empty if nothing is shared.
+    """
+    listed = [{"id": number, "by": shared} for number, shared in matches(text, orders)]
+    return [Message("system", to_json({"matches": listed}))] if listed else []
 
 
 def order_line(order: OrderView, zone: ZoneInfo) -> dict[str, str]:

@@ -13,24 +13,28 @@ import pandas as pd
 
 from csproto.desk.handbook import Handbook, default_handbook
 from csproto.desk.reader import Reader
-from csproto.desk.transcript import Message, opening
+from csproto.desk.transcript import Message, matched, opening
 from csproto.desk.triage import from_wire, grammar
 from csproto.measure.statistics import wilson
 from csproto.minimodel.customers import shop
 from csproto.minimodel.lists import Line, Segment, lists
 from csproto.minimodel.speaker import Speaker
 
-KINDS = ("item", "order", "tail", "nth", "last", "both", "all", "state")
+CATALOGUED = "item, in the catalogue"  # the shop has other names for its articles
+KINDS = ("item", CATALOGUED, "order", "tail", "nth", "last", "both", "all", "state")
 INTENTS = ("return_exchange", "order_status", "cancel_order", "urge_shipment", "invoice")
 NOW = datetime(2026, 11, 20, 4, 0, tzinfo=UTC)
 
 
 class Asked(NamedTuple):
-    """A message that speaks of orders in one way, and the list of orders before it."""
+    """A message that speaks of orders in one way, and the list of orders before it.
+
+    orders: the list, and what the message shares with it.
+    """
 
     kind: str
     language: str
-    orders: Message
+    orders: list[Message]
     own: list[str]
     text: str
     meant: frozenset[str]
@@ -49,7 +53,9 @@ def asked(count: int, seed: int = 0, handbook: Handbook | None = None) -> Iterat
 
 
 def _asked(pick: random.Random, language: str, kind: str, handbook: Handbook) -> Asked | None:
-    customer = shop(pick, language, NOW, held_out=True)
+    named, asked_as = kind == CATALOGUED, kind
+    kind = "item" if named else kind
+    customer = shop(pick, language, NOW, held_out=True, catalogued=float(named))
     speaker = Speaker(language, pick, customer, handbook)
     intent = pick.choice(INTENTS)
     blank = "{item}" if kind == "item" else "{order}" if kind == "order" else "{ref}"
@@ -76,8 +82,9 @@ def _asked(pick: random.Random, language: str, kind: str, handbook: Handbook) ->
     if len(customer.customer.orders) < 2 or not meant:
         return None
     own = [order.id for order in customer.customer.orders]
-    message = opening(customer.customer.orders, handbook.values.zone, "0" * 15)
-    return Asked(kind, language, message, own, text, frozenset(meant))
+    shown = customer.customer.orders
+    before = [opening(shown, handbook.values.zone, "0" * 15), *matched(text, shown)]
+    return Asked(asked_as, language, before, own, text, frozenset(meant))
 
 
 def measure(
@@ -88,7 +95,7 @@ def measure(
 
     def right(one: Asked) -> bool:
         ebnf = grammar(handbook, one.text, one.own, waiting=False, begun=False)
-        read = make_reader().triage([*prompt, one.orders], one.text, ebnf)
+        read = make_reader().triage([*prompt, *one.orders], one.text, ebnf)
         found = {number for wish in from_wire(read.text).wishes for number in wish.orders}
         return found == one.meant
 

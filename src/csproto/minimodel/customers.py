@@ -27,6 +27,7 @@ STATES = (
 )
 AGES = (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 14, 15, 16, 20, 30)
 POLICY_CATEGORIES = {"fresh": "fresh", "custom": "custom", "digital": "digital"}
+CATALOGUED = 0.5  # share of customers whose shop has other names for its articles
 OWN_PREFIXES = ("JD", "SN", "DD", "TB", "PO", "CN", "OR", "XS", "A", "B", "K", "W")
 
 
@@ -66,12 +67,22 @@ class MemoryShop:
         return self.leave_ticket(key, customer_id, write.detail, now)
 
 
-def shop(pick: random.Random, language: str, now: datetime, held_out: bool = False) -> MemoryShop:
-    """A customer with up to twelve orders, newest first."""
+def shop(
+    pick: random.Random,
+    language: str,
+    now: datetime,
+    held_out: bool = False,
+    catalogued: float = CATALOGUED,
+) -> MemoryShop:
+    """A customer with up to twelve orders, newest first.
+
+    catalogued: the probability that the shop has other names for its articles.
+    """
     count = pick.choices((0, 1, 2, 3, 4, 5, 6, 8, 12), (3, 24, 27, 19, 12, 7, 4, 3, 1))[0]
     chosen = pick.sample(articles(held_out), count)
     named_in = language if pick.random() < 0.88 else {"zh": "en", "en": "zh"}[language]
-    orders = [_order(pick, article, named_in, now) for article in chosen]
+    words = pick.random() < catalogued
+    orders = [_order(pick, article, named_in, now, words) for article in chosen]
     orders = list({order.id: order for order in orders}.values())
     known = {order.id: article for order, article in zip(orders, chosen, strict=False)}
     orders.sort(key=lambda order: order.created_at, reverse=True)
@@ -80,7 +91,18 @@ def shop(pick: random.Random, language: str, now: datetime, held_out: bool = Fal
     return MemoryShop(CustomerFacts("C", tuple(orders), joined, failed, matches), known)
 
 
-def _order(pick: random.Random, article: Article, language: str, now: datetime) -> OrderView:
+def other_names(article: Article) -> str:
+    """The article's names in both languages, as a shop's catalogue may hold them."""
+    return "|".join(
+        name
+        for language in ("zh", "en")
+        for name in (article.name[language], *article.aliases[language])
+    )
+
+
+def _order(
+    pick: random.Random, article: Article, language: str, now: datetime, words: bool
+) -> OrderView:
     status, age = pick.choice(STATES), pick.choice(AGES)
 
     def ago(days: float) -> datetime:
@@ -93,6 +115,7 @@ def _order(pick: random.Random, article: Article, language: str, now: datetime) 
     return OrderView(
         id=order_number(pick),
         item=article.name[language],
+        names=other_names(article) if words else "",
         category=POLICY_CATEGORIES.get(article.category, "home"),
         status=status,
         amount=pick.choice((pick.randrange(5, 500) * 100, pick.randrange(500, 900_000))),

@@ -17,7 +17,7 @@ from csproto.desk.conversation import WINDOW_CHARS, Conversation
 from csproto.desk.handbook import Handbook, default_handbook
 from csproto.desk.reader import Call, Read
 from csproto.desk.state import Question
-from csproto.desk.transcript import NONCE_DIGITS, Message, Role, clean, opening
+from csproto.desk.transcript import NONCE_DIGITS, Message, Role, clean, matched, opening
 from csproto.desk.triage import Triage, Wish
 from csproto.minimodel.customers import order_number, shop
 from csproto.minimodel.lists import articles, phrases
@@ -39,14 +39,14 @@ COMMON = ("other", "shop_question")  # half of what customers write
 class Piece(NamedTuple):
     """A message of a training transcript.
 
-    learn: how many of its characters the model has to write; -1 for all of them. instead: other
-    messages that could stand here, each with the JSON to write.
+    learn: how many of its characters the model has to write; -1 for all of them.
+    instead: other messages that could stand here, each with the pieces that follow it.
     """
 
     role: Role
     content: str
     learn: int = 0
-    instead: tuple[tuple[str, str], ...] = ()
+    instead: tuple[tuple["Piece", ...], ...] = ()
 
 
 class Oracle:
@@ -129,14 +129,16 @@ class Talk:
         """A list of orders and many ways to name them, under a prompt of its own."""
         start = opening(self.shop.customer.orders, self.handbook.values.zone, self._nonce())
         found = [f for _ in range(FOUND) if (f := self.speaker.reference())]
-        answers = [
-            (text, Triage("ask", (Wish("other", orders),)).to_wire()) for text, orders in found
-        ]
+        answers = [self._exchange(t, Triage("ask", (Wish("other", ids),))) for t, ids in found]
         if not answers:
             return copying(self.pick)
-        (text, wire), *instead = answers
-        said = [Piece("user", text, instead=tuple(instead)), Piece("assistant", wire, learn=-1)]
-        return [Piece("system", "find"), Piece(*start), *said]
+        return [Piece("system", "find"), Piece(*start), *_beside(answers)]
+
+    def _exchange(self, text: str, triage: Triage) -> list[Piece]:
+        """A message with what it shares with the orders before it, and its triage after it."""
+        shared = [Piece(*m) for m in matched(text, self.shop.customer.orders)]
+        wire = Piece("assistant", triage.to_wire(), learn=-1)
+        return [*shared, Piece("user", text), wire]
 
     def _nonce(self) -> str:
         return f"{self.pick.randrange(10**NONCE_DIGITS):0{NONCE_DIGITS}}"
@@ -180,13 +182,12 @@ class Talk:
     def _said(self, conversation: Conversation, alternatives: int) -> tuple[Said, list[Piece]]:
         """The next message, with others that could stand in its place."""
         said, *others = (self._message(conversation) for _ in range(1 + alternatives))
-        others = [other for other in others if other.text]
-        instead = tuple((other.text, other.triage.to_wire()) for other in others)
-        wire = said.triage.to_wire()
-        return said, [Piece("user", said.text, instead=instead), Piece("assistant", wire, learn=-1)]
+        all_of_them = [said, *(other for other in others if other.text)]
+        return said, _beside([self._exchange(one.text, one.triage) for one in all_of_them])
 
     def _turn(self, desk: Assistant, conversation: Conversation) -> list[Piece]:
         said, pieces = self._said(conversation, ALTERNATIVES)
+        shared = [Piece(p.role, p.content) for p in pieces if p.role == "system"]
         if not said.text:
             return []
         self.oracle.said, self.oracle.stem = said, ""
@@ -196,7 +197,7 @@ class Talk:
         self.now += timedelta(minutes=self.pick.randrange(1, 9))
         messages = conversation.transcript[before:]
         place = next(n for n, message in enumerate(messages) if message.role == "user")
-        told = [Piece(*message) for message in messages[:place]]
+        told = [Piece(*m) for m in messages[:place] if Piece(*m) not in shared]
         rest = [self._learnt(message, turn.reply) for message in messages[place + 2 :]]
         return [*told, *pieces, *rest]
 
@@ -313,6 +314,12 @@ class Talk:
         if self.pick.random() < 0.08:
             return self.speaker.chat("greetings", "greeting")
         return self.speaker.chat("other", "chat")
+
+
+def _beside(exchanges: Sequence[list[Piece]]) -> list[Piece]:
+    """The first of several exchanges, with the others as what could stand in its place."""
+    (first, *rest), *others = exchanges
+    return [first._replace(instead=tuple(map(tuple, others))), *rest]
 
 
 def _offered(question: Question | None) -> Sequence[Any]:

@@ -70,10 +70,10 @@ def encoded(pieces: list[Piece], plain: Tokenizer, rough: Tokenizer) -> Row:
     branches = 0
     for piece in pieces:
         fork = place
-        for text, wire in piece.instead:
+        for exchange in piece.instead:
             branch = branches = branches + 1
-            message(Piece("user", text), rough)
-            message(Piece("assistant", wire, learn=-1), rough)
+            for other in exchange:
+                message(other, rough)
             place, branch = fork, 0
         message(piece, plain if exact else rough)
     return row
