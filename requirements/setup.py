@@ -45,7 +45,7 @@ def main() -> None:
 def install_for_cpu(python: Path) -> None:
     """Torch, then SGLang without the CUDA packages it asks for."""
     pins = install_cpu_torch(python, "cpu.txt")
-    # Beside a CPU torch any build of torchvision will do: csproto.cpu defines the two operators a CUDA build would bring.
+    # Beside a CPU torch any build of torchvision will do: csproto.engine.cpu defines the two operators a CUDA build would bring.
     pip(python, "install", "--no-deps", f"torchvision=={pins['torchvision']}", "-r", HERE / "sglang.txt")
     pip(python, "install", "-r", HERE / "cpu.txt")
 

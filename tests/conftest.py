@@ -12,10 +12,10 @@ from hypothesis import settings as examples
 from sqlalchemy.engine import Engine
 from support import NOW
 
-from csproto import demo
-from csproto.cpu import make_torchvision_importable
-from csproto.server import Server
-from csproto.store import open_engine
+from csproto.engine.cpu import make_torchvision_importable
+from csproto.engine.server import Server
+from csproto.shop import demo
+from csproto.shop.store import open_engine
 
 make_torchvision_importable()  # tests import sglang themselves
 
@@ -52,7 +52,7 @@ def server(apart: None) -> Iterator[tuple[str, str | None]]:
 
 @pytest.fixture(scope="session")
 def endpoint(server: tuple[str, str | None]):
-    from csproto.endpoint import Endpoint
+    from csproto.engine.endpoint import Endpoint
 
     return Endpoint(*server)
 
@@ -68,7 +68,7 @@ def engine(tmp_path: Path) -> Engine:
 @pytest.fixture
 def make_assistant(endpoint, engine: Engine) -> Callable:
     from csproto.assistant import Assistant
-    from csproto.orders import OrderApi
+    from csproto.shop.orders import OrderApi
 
     def make(faults=None, temperature: float = 0.0, on=None):
         return Assistant(on or endpoint, OrderApi(engine, faults), clock=lambda: NOW, temperature=temperature)

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from csproto.store import open_engine
+from csproto.shop.store import open_engine
 
 
 def server_binaries() -> Path | None:

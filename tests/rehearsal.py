@@ -9,9 +9,9 @@ from support import NOW
 from csproto.assistant import Assistant, Event, Part, Token, _Run
 from csproto.bounds import Bounds
 from csproto.conversation import Conversation
-from csproto.endpoint import StopSignal
-from csproto.orders import OrderApi
+from csproto.engine.endpoint import StopSignal
 from csproto.policy import default_rules
+from csproto.shop.orders import OrderApi
 from csproto.transcript import Message
 from csproto.triage import Triage
 

@@ -10,10 +10,10 @@ from sqlalchemy.orm import Session
 from csproto import settings
 from csproto.assistant import Decided, Done, MessageRefused, Token, Triaged
 from csproto.conversation import resume
-from csproto.endpoint import CallOptions, Endpoint, EngineUnreachable, Stopped, StopSignal
-from csproto.orders import CustomerUnknown, Faults
-from csproto.server import Server
-from csproto.store import Audit, Order, Ticket
+from csproto.engine.endpoint import CallOptions, Endpoint, EngineUnreachable, Stopped, StopSignal
+from csproto.engine.server import Server
+from csproto.shop.orders import CustomerUnknown, Faults
+from csproto.shop.store import Audit, Order, Ticket
 from csproto.transcript import clean
 from csproto.triage import Triage, grammar, program
 

@@ -18,22 +18,23 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 from support import ROOT
 
-from csproto import pictures, settings, triage
-from csproto.bench import engines, figures
-from csproto.bench.alone import prompts
-from csproto.bench.arms import ARMS, BLOG_REGEX, DEFAULT, strict
-from csproto.bench.by_hand import clean_json
-from csproto.bench.clients import Call, TimedEndpoint
-from csproto.bench.compare import Plan, compare, full_plan, quick_plan
-from csproto.bench.load import Load, Pass, Played
-from csproto.bench.machine import memory_mb
-from csproto.bench.record import COMPARED, lines
-from csproto.bench.work import LENGTHS, conversations
-from csproto.endpoint import CallOptions, Usage
+from csproto import settings, triage
+from csproto.engine.endpoint import CallOptions, Usage
 from csproto.errors import CsprotoError
 from csproto.evaluate import CaseTurn, Expected
+from csproto.measure import pictures
+from csproto.measure.bench import engines, figures
+from csproto.measure.bench.alone import prompts
+from csproto.measure.bench.arms import ARMS, BLOG_REGEX, DEFAULT, strict
+from csproto.measure.bench.by_hand import clean_json
+from csproto.measure.bench.clients import Call, TimedEndpoint
+from csproto.measure.bench.compare import Plan, compare, full_plan, quick_plan
+from csproto.measure.bench.load import Load, Pass, Played
+from csproto.measure.bench.machine import memory_mb
+from csproto.measure.bench.record import COMPARED, lines
+from csproto.measure.bench.work import LENGTHS, conversations
 from csproto.policy import Decision
-from csproto.store import Order
+from csproto.shop.store import Order
 from csproto.transcript import Message
 from csproto.triage import Intent, Triage
 from csproto.turn import Part, Turn

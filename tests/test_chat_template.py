@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from csproto.chat_template import CHATML, TemplateUnusable, marks_of
+from csproto.engine.chat_template import CHATML, TemplateUnusable, marks_of
 
 LLAMA3 = """\
 {%- for m in messages -%}

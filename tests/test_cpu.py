@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from csproto import cpu
+from csproto.engine import cpu
 
 pytestmark = pytest.mark.long  # two minutes of SGLang start-ups
 
@@ -207,7 +207,7 @@ def test_another_release_is_named(monkeypatch: pytest.MonkeyPatch, caplog: pytes
 
 
 def test_without_a_compiler_pytorch_serves(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog) -> None:
-    from csproto.cpu import native
+    from csproto.engine.cpu import native
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("CC", str(tmp_path / "missing-compiler"))

@@ -10,10 +10,10 @@ from sqlalchemy.orm import Session
 from support import NOW
 from test_policy import SHANGHAI, says
 
-from csproto import demo
 from csproto.dialogue import DialogueState, decide
-from csproto.orders import OrderApi, Write
-from csproto.store import Audit, Customer, Order, Ticket, open_engine
+from csproto.shop import demo
+from csproto.shop.orders import OrderApi, Write
+from csproto.shop.store import Audit, Customer, Order, Ticket, open_engine
 from csproto.triage import Intent
 
 

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from support import NOW, ROOT
 from test_policy import CANCEL, MOVE, NO, RETURN, SHANGHAI, YES, I, ago, an_order, customer, says
 
-from csproto import demo
 from csproto.dialogue import DialogueState, decide
-from csproto.orders import CustomerFacts, OrderApi, OrderView, Write
 from csproto.policy import ACTIONS, RULE_IDS, Decision, default_rules
-from csproto.store import open_engine
+from csproto.shop import demo
+from csproto.shop.orders import CustomerFacts, OrderApi, OrderView, Write
+from csproto.shop.store import open_engine
 from csproto.triage import Act, Intent, Triage
 
 

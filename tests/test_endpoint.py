@@ -16,7 +16,7 @@ from sglang.lang.backend.runtime_endpoint import RuntimeEndpoint
 from support import running_requests
 from tokenizers import Tokenizer
 
-from csproto.endpoint import (
+from csproto.engine.endpoint import (
     CallOptions,
     Endpoint,
     EngineTimeout,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, Field
 from transformers import PreTrainedTokenizerFast
 
-from csproto.grammar import GrammarError, to_ebnf
+from csproto.engine.grammar import GrammarError, to_ebnf
 from csproto.settings import MINI_MODEL
 from csproto.transcript import clean
 from csproto.triage import Act, Intent, Triage, acts_possible, canonical_order_id, grammar, order_id_candidates

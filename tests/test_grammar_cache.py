@@ -7,7 +7,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from csproto import settings
-from csproto.grammar_cache import KEPT, compile_without_cache
+from csproto.engine.grammar_cache import KEPT, compile_without_cache
 from csproto.triage import grammar
 
 

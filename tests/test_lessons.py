@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from csproto.endpoint import CallOptions
+from csproto.engine.endpoint import CallOptions
 from csproto.lessons import extraction, launching, results
 from csproto.lessons.frontend import asking, shape, voting
 from csproto.triage import Triage, grammar

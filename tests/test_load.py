@@ -16,11 +16,11 @@ from support import NOW
 from test_orders import rows
 from test_policy import YES, I, says
 
-from csproto import demo
 from csproto.assistant import Assistant, Turn
 from csproto.conversation import Conversation
-from csproto.orders import NO_TICKET, Faults, OrderApi, OrderSystemDown
-from csproto.store import ONE_OPEN, Audit, Order, Ticket, open_engine
+from csproto.shop import demo
+from csproto.shop.orders import NO_TICKET, Faults, OrderApi, OrderSystemDown
+from csproto.shop.store import ONE_OPEN, Audit, Order, Ticket, open_engine
 from csproto.transcript import clean
 from csproto.triage import Triage
 

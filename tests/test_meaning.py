@@ -11,8 +11,8 @@ from csproto.dialogue import DialogueState
 from csproto.keywords import TOPICS
 from csproto.meaning import as_meant, further_wishes
 from csproto.minimodel.seeds import seeds
-from csproto.orders import OrderView
 from csproto.policy import Wish, default_rules
+from csproto.shop.orders import OrderView
 from csproto.triage import Act, Triage
 
 

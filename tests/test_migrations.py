@@ -19,11 +19,11 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 from support import NOW
 
-from csproto import demo, migrations
-from csproto.migrations import SchemaTooNew, migrate
-from csproto.orders import OrderApi, Write
-from csproto.shop import DatabaseUnusable, open_database
-from csproto.store import SCHEMA, Base, Customer, Ticket, open_engine, schema_of
+from csproto.shop import demo, migrations
+from csproto.shop.database import DatabaseUnusable, open_database
+from csproto.shop.migrations import SchemaTooNew, migrate
+from csproto.shop.orders import OrderApi, Write
+from csproto.shop.store import SCHEMA, Base, Customer, Ticket, open_engine, schema_of
 
 
 def steps() -> list[str]:
@@ -34,7 +34,7 @@ def steps() -> list[str]:
 
 def first_version(engine: Engine) -> None:
     """The tables as they were before there were migrations, with a customer, an order, and what was possible then: two tickets for one thing."""
-    module = importlib.import_module("csproto.migrations.versions.s0001_first")
+    module = importlib.import_module("csproto.shop.migrations.versions.s0001_first")
     with engine.begin() as connection, Operations.context(MigrationContext.configure(connection)):
         module.upgrade()
     with Session(engine) as session, session.begin():

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from csproto.cpu import native
+from csproto.engine.cpu import native
 
 COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
 MACHINES = ["native", *(["x86-64", "x86-64-v3", "x86-64-v4"] if platform.machine() == "x86_64" else [])]

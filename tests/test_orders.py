@@ -18,12 +18,12 @@ from sqlalchemy.orm import Session
 from support import NOW, ROOT
 from test_dialogue import applied
 
-from csproto import demo
 from csproto.conversation import Conversation, ConversationUnknown, Step, UnderWay, resume
 from csproto.dialogue import DialogueState
-from csproto.orders import NO_TICKET, CustomerUnknown, Faults, OrderApi, OrderMoved, OrderSystemDown, Write
 from csproto.policy import Decision, Wish
-from csproto.store import TICKET_SUMMARY, Audit, Base, ConversationRow, Customer, Order, Ticket, open_engine
+from csproto.shop import demo
+from csproto.shop.orders import NO_TICKET, CustomerUnknown, Faults, OrderApi, OrderMoved, OrderSystemDown, Write
+from csproto.shop.store import TICKET_SUMMARY, Audit, Base, ConversationRow, Customer, Order, Ticket, open_engine
 from csproto.transcript import Message
 from csproto.triage import Intent, Triage
 

@@ -20,10 +20,10 @@ from sqlalchemy.orm import Session
 from support import NOW
 from test_web import ROOMY, ROUTES, SignInDesk, events, serving  # noqa: F401
 
-from csproto import demo
-from csproto.orders import OrderApi, OrderSystemDown
-from csproto.panel.session import ChatSession
-from csproto.store import ConversationRow, open_engine
+from csproto.chat.session import ChatSession
+from csproto.shop import demo
+from csproto.shop.orders import OrderApi, OrderSystemDown
+from csproto.shop.store import ConversationRow, open_engine
 from csproto.web.app import create_app
 from csproto.web.visitors import COOKIE
 
@@ -250,7 +250,7 @@ def test_a_database_that_cannot_be_written_is_no_bug_of_the_page(endpoint, engin
 
 
 def test_a_failed_undo_leaves_the_chat_as_it_was(endpoint, engine) -> None:
-    from csproto.endpoint import StopSignal
+    from csproto.engine.endpoint import StopSignal
 
     chat = ChatSession(assistant_on(engine, endpoint), "C001")
     list(chat.run("转人工", StopSignal()))

@@ -20,15 +20,15 @@ from sqlalchemy.orm import Session
 
 from csproto import settings
 from csproto.assistant import MessageRefused
-from csproto.endpoint import Stopped, StopSignal
-from csproto.orders import CustomerUnknown, Faults
-from csproto.panel.messages import apply, new_message
-from csproto.panel.publisher import Publisher
-from csproto.panel.session import ChatSession, NothingToTakeBack
-from csproto.panel.words import words
+from csproto.chat.messages import apply, new_message
+from csproto.chat.publisher import Publisher
+from csproto.chat.session import ChatSession, NothingToTakeBack
+from csproto.chat.words import words
+from csproto.engine.endpoint import Stopped, StopSignal
+from csproto.engine.server import NoServer
 from csproto.policy import default_rules
-from csproto.server import NoServer
-from csproto.store import Audit, ConversationRow, Ticket
+from csproto.shop.orders import CustomerUnknown, Faults
+from csproto.shop.store import Audit, ConversationRow, Ticket
 
 DEAD = "http://127.0.0.1:9"  # nobody listens on the discard port
 TWO_WISHES = [
@@ -460,9 +460,9 @@ NOTEBOOK = """
 import os
 from csproto import ChatPanel
 from csproto.assistant import Assistant
-from csproto.endpoint import Endpoint
-from csproto.orders import OrderApi
-from csproto.shop import open_database
+from csproto.engine.endpoint import Endpoint
+from csproto.shop.orders import OrderApi
+from csproto.shop.database import open_database
 endpoint = Endpoint(os.environ["CSPROTO_BASE_URL"], os.environ.get("CSPROTO_API_KEY"))
 panel = ChatPanel(Assistant(endpoint, OrderApi(open_database())), language="en")
 turn = panel.send(TEXT)
@@ -517,7 +517,7 @@ def test_both_languages_have_the_same_words() -> None:
     assert words()["en"]["rules"].keys() == default_rules().sources.keys()
     facts = re.findall(r"\{(\w+)\}", (settings.DATA / "replies.yaml").read_text(encoding="utf-8"))
     assert set(facts) <= words()["en"]["fact_names"].keys()
-    used = set(re.findall(r"\bw\.(\w+)", (settings.REPOSITORY / "src/csproto/panel/chat.js").read_text()))
+    used = set(re.findall(r"\bw\.(\w+)", (settings.REPOSITORY / "src/csproto/chat/chat.js").read_text()))
     assert used <= words()["en"].keys(), used - words()["en"].keys()
 
 

@@ -9,11 +9,11 @@ from support import NOW
 from test_dialogue import customers, talk
 from test_policy import I, says
 
-from csproto.endpoint import CallOptions, Usage
-from csproto.grammar import SPAN_CHARACTERS, to_ebnf
-from csproto.orders import CustomerFacts, OrderApi
+from csproto.engine.endpoint import CallOptions, Usage
+from csproto.engine.grammar import SPAN_CHARACTERS, to_ebnf
 from csproto.payment import Claim, amounts, assess
 from csproto.policy import default_rules, risk_score
+from csproto.shop.orders import CustomerFacts, OrderApi
 from csproto.transcript import clean
 from csproto.triage import Triage
 

@@ -11,8 +11,8 @@ import yaml
 from support import NOW, ROOT
 
 from csproto.dialogue import DialogueState, decide
-from csproto.orders import CustomerFacts, OrderView
 from csproto.policy import ACTIONS, RULE_IDS, Decision, PolicyError, Rules, default_rules, risk_score
+from csproto.shop.orders import CustomerFacts, OrderView
 from csproto.triage import Act, Intent, Triage
 
 SHANGHAI = ZoneInfo("Asia/Shanghai")

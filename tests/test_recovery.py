@@ -23,10 +23,10 @@ from test_policy import CANCEL, RETURN, YES, I, an_order, customer, says
 from csproto.assistant import Part, Token, Turn
 from csproto.bounds import Bounds, MessageRefused
 from csproto.conversation import Conversation, resume
-from csproto.endpoint import StopSignal
-from csproto.migrations import migrate
-from csproto.orders import CustomerFacts, CustomerUnknown, OrderApi, OrderSystemDown, OrderView, Write
-from csproto.store import Audit, Base, ConversationRow, Customer, Order, Ticket, open_engine
+from csproto.engine.endpoint import StopSignal
+from csproto.shop.migrations import migrate
+from csproto.shop.orders import CustomerFacts, CustomerUnknown, OrderApi, OrderSystemDown, OrderView, Write
+from csproto.shop.store import Audit, Base, ConversationRow, Customer, Order, Ticket, open_engine
 from csproto.triage import Act, Triage
 
 CUSTOMER = "C"

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_policy import ROWS
 
-from csproto.orders import NO_TICKET
 from csproto.policy import RULE_IDS, Decision
 from csproto.reply import SentenceCutter, grammar, ungrounded
+from csproto.shop.orders import NO_TICKET
 from csproto.wording import facts_shown, fitting, wordings
 
 LANGUAGES = ("zh", "en")

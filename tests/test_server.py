@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from csproto import settings
-from csproto.server import (
+from csproto.engine.server import (
     NoServer,
     Server,
     ServerFailed,
@@ -33,7 +33,7 @@ from csproto.server import (
 
 START_AND_WAIT = """
 import sys, time
-from csproto.server import Server
+from csproto.engine.server import Server
 server = Server().start()
 print(server.process.pid, flush=True)
 server.wait_ready()
@@ -188,7 +188,7 @@ def test_a_named_server_that_has_stalled_is_come_back_to(latched) -> None:
 
 
 def test_the_panel_and_the_page_come_back_to_a_stalled_engine(latched, make_assistant) -> None:
-    from csproto.panel.engine import engine_state
+    from csproto.chat.engine import engine_state
 
     assistant = make_assistant()
     assistant.endpoint = assistant.endpoint.with_options(assistant.endpoint.options)
@@ -228,8 +228,8 @@ def test_a_stall_of_25_seconds_is_over_when_it_is_over(monkeypatch: pytest.Monke
     from fastapi.testclient import TestClient
 
     from csproto.assistant import Assistant
-    from csproto.endpoint import Endpoint
-    from csproto.orders import OrderApi
+    from csproto.engine.endpoint import Endpoint
+    from csproto.shop.orders import OrderApi
     from csproto.web.app import create_app
 
     monkeypatch.setenv("CSPROTO_STATE", str(tmp_path / "state.json"))
@@ -301,7 +301,7 @@ def test_keys_are_masked_wherever_the_log_prints_them() -> None:
 
 
 def test_importing_the_package_is_quick() -> None:
-    code = "import time; t = time.perf_counter(); import csproto, csproto.cli, csproto.server; print(time.perf_counter() - t)"
+    code = "import time; t = time.perf_counter(); import csproto, csproto.cli, csproto.engine.server; print(time.perf_counter() - t)"
     seconds = [
         float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
         for _ in range(3)

@@ -18,9 +18,9 @@ from sqlalchemy.orm import Session
 from support import running_requests
 
 from csproto.bounds import Bounds
-from csproto.orders import Faults
-from csproto.server import free_port
-from csproto.store import Audit
+from csproto.engine.server import free_port
+from csproto.shop.orders import Faults
+from csproto.shop.store import Audit
 from csproto.web.app import SignedOut, create_app
 from csproto.web.health import Health
 from csproto.web.limits import Limits
@@ -303,7 +303,7 @@ def test_health_tells_the_truth(make_assistant) -> None:
 
 def test_many_who_ask_a_silent_engine_for_its_health_wait_together(make_assistant, monkeypatch) -> None:
     """Else they would stand in line, and the page's threads with them."""
-    monkeypatch.setattr("csproto.panel.engine.PATIENCE", 0.5)
+    monkeypatch.setattr("csproto.chat.engine.PATIENCE", 0.5)
     assistant = make_assistant()
     assistant.endpoint = copy.copy(assistant.endpoint)
     with socket.create_server(("127.0.0.1", 0)) as silent, concurrent.futures.ThreadPoolExecutor(20) as pool:

@@ -20,11 +20,11 @@ from csproto import settings, triage, wording
 from csproto.bounds import Bounds, MessageRefused
 from csproto.conversation import Conversation, Step, UnderWay
 from csproto.dialogue import DialogueState, decide
-from csproto.endpoint import CallOptions, Endpoint, EngineError, Stopped, StopSignal, Usage
+from csproto.engine.endpoint import CallOptions, Endpoint, EngineError, Stopped, StopSignal, Usage
 from csproto.masking import masked
 from csproto.meaning import adds_a_reason, as_meant, further_wishes
-from csproto.orders import CustomerFacts, OrderApi, OrderMoved, OrderSystemDown
 from csproto.policy import Decision, Rules, default_rules
+from csproto.shop.orders import CustomerFacts, OrderApi, OrderMoved, OrderSystemDown
 from csproto.transcript import Message, Role, system_prompt
 from csproto.triage import Intent, Triage
 from csproto.turn import Decided, Done, Event, Part, Token, Triaged, Turn

@@ -12,9 +12,9 @@ from sqlalchemy.orm import Session
 
 from csproto.dialogue import DialogueState
 from csproto.errors import CsprotoError
-from csproto.orders import Write
 from csproto.policy import Decision, Wish
-from csproto.store import ConversationRow, Customer
+from csproto.shop.orders import Write
+from csproto.shop.store import ConversationRow, Customer
 from csproto.transcript import Message
 from csproto.triage import Intent, Triage
 

@@ -16,18 +16,18 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from csproto import demo
 from csproto.errors import CsprotoError
 from csproto.keywords import keyword_triage
 from csproto.measure.statistics import wilson
-from csproto.orders import OrderApi
 from csproto.settings import DATA
-from csproto.store import open_engine
+from csproto.shop import demo
+from csproto.shop.orders import OrderApi
+from csproto.shop.store import open_engine
 from csproto.transcript import clean
 from csproto.triage import Intent
 
 if TYPE_CHECKING:
-    from csproto.endpoint import Endpoint
+    from csproto.engine.endpoint import Endpoint
 
 SETS = (DATA / "eval" / "handwritten.jsonl", DATA / "eval" / "dialogues.jsonl")
 STOCK = DATA / "eval" / "stock_phrases.txt"  # what everybody says (退货, hello): these lines stand in the corpus too

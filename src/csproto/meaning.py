@@ -5,8 +5,8 @@ from itertools import pairwise
 
 from csproto.dialogue import DialogueState
 from csproto.keywords import KEYWORDS, TOPICS
-from csproto.orders import CustomerFacts
 from csproto.policy import Rules, default_rules
+from csproto.shop.orders import CustomerFacts
 from csproto.transcript import clean
 from csproto.triage import NEGATION, Act, Intent, Triage, called_orders, canonical_order_id, plain_numbers
 

@@ -4,18 +4,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from csproto import settings
 from csproto.desk.handbook import Handbook, default_handbook
 from csproto.desk.profile import Profile, profile_of
-from csproto.orders import Faults, OrderApi
-from csproto.server import Progress
-from csproto.shop import connected, open_database
+from csproto.engine.server import Progress, Server, find
+from csproto.shop.database import open_database
+from csproto.shop.orders import Faults, OrderApi
 
 if TYPE_CHECKING:
     from csproto.desk.assistant import Assistant
-    from csproto.endpoint import Endpoint
+    from csproto.engine.endpoint import Endpoint
 
 
 @contextmanager
@@ -42,9 +42,31 @@ def open_desk(
     """
     engine = open_database(database)
     with connected(base_url, model, progress) as (url, key):
-        from csproto.endpoint import Endpoint  # imports sglang, which takes seconds
+        from csproto.engine.endpoint import Endpoint  # imports sglang, which takes seconds
 
         yield desk_on(Endpoint(url, key), OrderApi(engine, faults), shop=shop)
+
+
+@contextmanager
+def connected(
+    base_url: str | None = None, model: str | None = None, progress: Progress | None = None
+) -> Iterator[tuple[str, str | None]]:
+    """Yield URL and key of a model server.
+
+    If no server is running, one is started, and stopped at the end. Parameters as in
+    `open_desk`.
+    """
+    if found := find(base_url):
+        yield found
+        return
+    if progress:
+        progress("no server is running (`csproto serve` keeps one): starting one for this command")
+    server = Server(model or settings.MINI_MODEL).start()
+    try:
+        server.wait_ready(progress=progress)
+        yield server.base_url, server.api_key
+    finally:
+        server.stop()
 
 
 def desk_on(
@@ -86,3 +108,21 @@ def desk_on(
         clock=clock,
         messages_per_minute=messages_per_minute,
     )
+
+
+@contextmanager
+def assistant(
+    base_url: str | None = None,
+    *,
+    model: str | None = None,
+    database: str | None = None,
+    faults: Faults | None = None,
+    progress: Progress | None = None,
+) -> Iterator[Any]:
+    """An assistant ready to talk, and everything behind it closed afterwards."""
+    engine = open_database(database)
+    with connected(base_url, model, progress) as (url, key):
+        from csproto.assistant import Assistant  # imports sglang, which takes seconds
+        from csproto.engine.endpoint import Endpoint
+
+        yield Assistant(Endpoint(url, key), OrderApi(engine, faults))

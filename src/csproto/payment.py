@@ -15,11 +15,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from csproto.endpoint import CallOptions, Endpoint
-from csproto.grammar import SPAN_CHARACTERS, Copied, to_ebnf
-from csproto.orders import CustomerFacts, OrderView
+from csproto.engine.endpoint import CallOptions, Endpoint
+from csproto.engine.grammar import SPAN_CHARACTERS, Copied, to_ebnf
 from csproto.policy import Rules, Verdict, default_rules, risk_score
 from csproto.settings import TRIAGE_TOKENS
+from csproto.shop.orders import CustomerFacts, OrderView
 from csproto.transcript import Message, clean, replay, system_prompt
 from csproto.triage import Intent, canonical_order_id, order_id_candidates
 

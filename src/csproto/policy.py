@@ -12,8 +12,8 @@ from zoneinfo import ZoneInfo
 import yaml
 
 from csproto.errors import CsprotoError
-from csproto.orders import CustomerFacts, OrderView, Write
 from csproto.settings import DATA
+from csproto.shop.orders import CustomerFacts, OrderView, Write
 from csproto.triage import Intent
 
 Waiting = Literal["", "order", "address", "yes"]  # what an open question waits for

@@ -19,17 +19,18 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from sqlalchemy import select
 from sqlalchemy.engine import Engine
 
-from csproto import demo, settings
+from csproto import settings
 from csproto.errors import CsprotoError
-from csproto.orders import Faults, OrderApi, WriteKind
 from csproto.policy import ACTIONS, RULE_IDS
-from csproto.store import Base, ConversationRow, open_engine
+from csproto.shop import demo
+from csproto.shop.orders import Faults, OrderApi, WriteKind
+from csproto.shop.store import Base, ConversationRow, open_engine
 from csproto.triage import Triage
 
 if TYPE_CHECKING:  # the assistant imports sglang, which takes seconds
     from csproto.assistant import Assistant
     from csproto.assistant import Turn as Answer
-    from csproto.endpoint import Endpoint
+    from csproto.engine.endpoint import Endpoint
 
 FOLDER = settings.REPOSITORY / "tests" / "scenarios"
 NOW = datetime(2026, 3, 10, 4, 0, tzinfo=UTC)  # noon in Shanghai

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from csproto.grammar import SPAN_CHARACTERS, Copied, Possible, to_ebnf
+from csproto.engine.grammar import SPAN_CHARACTERS, Copied, Possible, to_ebnf
 from csproto.settings import TRIAGE_TOKENS
 from csproto.transcript import Message, replay
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from csproto.endpoint import Usage
+from csproto.engine.endpoint import Usage
 from csproto.policy import Decision, default_rules
 from csproto.triage import Triage
 

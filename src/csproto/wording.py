@@ -9,9 +9,9 @@ from typing import Any
 import yaml
 
 from csproto.dialogue import DialogueState
-from csproto.orders import OrderView
 from csproto.policy import Decision, Label
 from csproto.settings import DATA
+from csproto.shop.orders import OrderView
 from csproto.triage import Triage
 
 NEUTRAL = re.compile(r"^\W*(?:ok+|okay|yes|no|y|n)\W*$", re.I)  # said in the midst of a Chinese dialogue too

@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 import pytest
 from support import NOW
 
-from csproto.server import free_port
+from csproto.engine.server import free_port
 
 SCREENSHOTS = Path(__file__).resolve().parents[2] / "build" / "screenshots"
 BINARIES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -171,7 +171,7 @@ def is_external(url: str) -> bool:
 @pytest.fixture
 def site(gate: Gate, server, engine) -> Iterator[SimpleNamespace]:
     """The real page over the real assistant, in this process, so that a test can slow the order system down."""
-    from csproto.endpoint import Endpoint
+    from csproto.engine.endpoint import Endpoint
 
     with page_over(Endpoint(gate.url, server[1]), engine) as (url, assistant):
 
@@ -196,7 +196,7 @@ def page_over(endpoint: Any, engine: Any) -> Iterator[tuple[str, Any]]:
     import uvicorn
 
     from csproto.assistant import Assistant
-    from csproto.orders import Faults, OrderApi
+    from csproto.shop.orders import Faults, OrderApi
     from csproto.web.app import create_app
     from csproto.web.limits import Limits
 

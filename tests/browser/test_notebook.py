@@ -11,9 +11,9 @@ OPEN = """
 import os
 from csproto import ChatPanel
 from csproto.assistant import Assistant
-from csproto.endpoint import Endpoint
-from csproto.orders import Faults, OrderApi
-from csproto.shop import open_database
+from csproto.engine.endpoint import Endpoint
+from csproto.shop.orders import Faults, OrderApi
+from csproto.shop.database import open_database
 
 faults = Faults()
 endpoint = Endpoint(os.environ["CSPROTO_BASE_URL"], os.environ.get("CSPROTO_API_KEY"))

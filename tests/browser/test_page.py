@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from support import running_requests
 from talking import compose, idle, say, wait_for_turns
 
-from csproto.store import Order, Ticket
+from csproto.shop.store import Order, Ticket
 
 HUMAN = "I want to talk to a human agent"  # a message that writes a ticket each time
 ATTEMPTS = 5
@@ -450,7 +450,7 @@ def test_hostile_text_in_every_field_is_text(page) -> None:
 
 
 def test_the_browser_puts_steps_together_as_the_kernel_does(page) -> None:
-    from csproto.panel.messages import apply, new_message
+    from csproto.chat.messages import apply, new_message
 
     part = {"action": "a", "rule": "r", "source": "s", "facts": {}, "grounded": True, "rejected": [], "fallback": False}
     triage = {"intent": "other"}

@@ -7,8 +7,8 @@ import signal
 import pytest
 from talking import idle, say, states
 
-from csproto.endpoint import Endpoint
-from csproto.server import Server, write_state
+from csproto.engine.endpoint import Endpoint
+from csproto.engine.server import Server, write_state
 
 
 @pytest.mark.timeout(900)

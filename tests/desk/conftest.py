@@ -6,7 +6,7 @@ from datetime import datetime
 import pytest
 
 from csproto.desk.handbook import Handbook, default_handbook
-from csproto.orders import OrderApi
+from csproto.shop.orders import OrderApi
 from rehearsed import Rehearsed
 from support import NOW
 

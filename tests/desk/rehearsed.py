@@ -10,7 +10,7 @@ from csproto.desk.handbook import Handbook
 from csproto.desk.reply import alternatives
 from csproto.desk.state import Limits, Outcome, Reading, State
 from csproto.desk.triage import Act, Triage, Wish
-from csproto.orders import OrderApi
+from csproto.shop.orders import OrderApi
 from support import NOW
 
 

@@ -16,8 +16,8 @@ from csproto.desk.conversation import (
 )
 from csproto.desk.state import Outcome
 from csproto.desk.transcript import Message, opening
-from csproto.orders import OrderApi
-from csproto.store import ConversationRow
+from csproto.shop.orders import OrderApi
+from csproto.shop.store import ConversationRow
 from rehearsed import wish
 
 ZONE = ZoneInfo("Asia/Shanghai")

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 from sqlalchemy.orm import Session
 
-from csproto.store import Order
+from csproto.shop.store import Order
 from rehearsed import wish
 from support import NOW
 

@@ -31,7 +31,7 @@ from csproto.measure.scenarios import (
     load_scenarios,
     play_fresh,
 )
-from csproto.orders import Faults, OrderApi
+from csproto.shop.orders import Faults, OrderApi
 
 HANDBOOK = default_handbook()
 ALL = load_scenarios()

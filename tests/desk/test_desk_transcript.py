@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from csproto.desk.transcript import changes, clean, opening
-from csproto.orders import OrderView
+from csproto.shop.orders import OrderView
 
 ZONE = ZoneInfo("Asia/Shanghai")
 ORDER = OrderView(

@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.strategies import composite
 
-from csproto import demo
 from csproto.desk.dialogue import respond
 from csproto.desk.handbook import default_handbook
 from csproto.desk.lexicon import begins_with_yes
@@ -19,8 +18,9 @@ from csproto.desk.reply import alternatives, stems
 from csproto.desk.state import Limits, Reading, State
 from csproto.desk.triage import Triage, Wish, from_wire
 from csproto.minimodel.customers import MemoryShop
-from csproto.orders import OrderApi
-from csproto.store import open_engine
+from csproto.shop import demo
+from csproto.shop.orders import OrderApi
+from csproto.shop.store import open_engine
 from support import NOW
 
 NEEDS_YES = {"return", "withdraw", "cancel", "address", "invoice"}

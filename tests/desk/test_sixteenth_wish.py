@@ -12,8 +12,8 @@ from csproto.desk.case import Case, Decision
 from csproto.desk.handbook import Handbook
 from csproto.desk.prompt import instructions
 from csproto.desk.triage import Triage, Wish, grammar
-from csproto.orders import OrderApi
 from csproto.settings import DATA
+from csproto.shop.orders import OrderApi
 from rehearsed import Rehearsed
 
 FILE = """\

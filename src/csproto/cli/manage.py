@@ -26,7 +26,7 @@ def serve(
     ] = None,
 ) -> None:
     """Run a SGLang server until Ctrl-C; the other commands and the notebooks find it by themselves."""
-    from csproto.server import Server, read_state, remove_state, write_state
+    from csproto.engine.server import Server, read_state, remove_state, write_state
 
     if running := read_state():
         raise CsprotoError(
@@ -70,7 +70,7 @@ def web(
 @app.command()
 def doctor() -> None:
     """Say what is installed, what is missing, and the command that mends it."""
-    from csproto.doctor import checks
+    from csproto.engine.doctor import checks
 
     bad = 0
     for check in checks():
@@ -86,9 +86,9 @@ def doctor() -> None:
 @db_app.command("init")
 def db_init() -> None:
     """Create the schema and put the demo data in place of whatever is there."""
-    from csproto import demo
-    from csproto.shop import open_engine_name, usable
-    from csproto.store import open_engine
+    from csproto.shop import demo
+    from csproto.shop.database import open_engine_name, usable
+    from csproto.shop.store import open_engine
 
     url = settings.database_url()
     with usable(url):
@@ -99,9 +99,9 @@ def db_init() -> None:
 @db_app.command("migrate")
 def db_migrate() -> None:
     """Create the schema, or bring an older one up to date; what is in the database is kept."""
-    from csproto.migrations import migrate
-    from csproto.shop import open_engine_name, usable
-    from csproto.store import open_engine
+    from csproto.shop.database import open_engine_name, usable
+    from csproto.shop.migrations import migrate
+    from csproto.shop.store import open_engine
 
     url = settings.database_url()
     with usable(url):
@@ -112,8 +112,8 @@ def db_migrate() -> None:
 @db_app.command("forget")
 def db_forget(customer: Annotated[str, typer.Argument(help="The customer to erase.")]) -> None:
     """Erase a customer with orders, tickets, conversations and audit rows."""
-    from csproto.orders import OrderApi
-    from csproto.shop import open_database
+    from csproto.shop.database import open_database
+    from csproto.shop.orders import OrderApi
 
     orders = OrderApi(open_database())
     orders.known(customer)
@@ -124,8 +124,8 @@ def db_forget(customer: Annotated[str, typer.Argument(help="The customer to eras
 @app.command()
 def tickets(as_json: AsJson = False) -> None:
     """Show what waits for a human agent."""
-    from csproto.orders import OrderApi
-    from csproto.shop import open_database
+    from csproto.shop.database import open_database
+    from csproto.shop.orders import OrderApi
 
     waiting = OrderApi(open_database()).open_tickets()
     if as_json:

@@ -28,11 +28,11 @@ def evaluate_command(
     from rich.progress import Progress
 
     from csproto.evaluate import SETS, evaluate, keyword_report, load_cases
-    from csproto.shop import connected
+    from csproto.opening import connected
 
     cases = [case for path in data or SETS for case in load_cases(path)]
     with progress() as say, connected(base_url, model, say) as (url, key):
-        from csproto.endpoint import Endpoint
+        from csproto.engine.endpoint import Endpoint
 
         with Progress(console=err, transient=True) as bar:
             task = bar.add_task("evaluating", total=len(cases) * repeat)
@@ -47,7 +47,7 @@ def evaluate_command(
     if out_file:
         report.write_predictions(out_file)
     if picture:
-        from csproto.pictures import confusion_matrix
+        from csproto.measure.pictures import confusion_matrix
 
         confusion_matrix(report.confusion()).savefig(picture)
     figures = report.as_dict()
@@ -72,11 +72,11 @@ def scenarios_command(
 ) -> None:
     """Play the scripted conversations and compare every action and the whole database."""
     from csproto import scenarios
-    from csproto.shop import connected
+    from csproto.opening import connected
 
     chosen = scenarios.load(family=family) * repeat
     with progress() as say, connected(base_url, None, say) as (url, key):
-        from csproto.endpoint import Endpoint
+        from csproto.engine.endpoint import Endpoint
 
         factory = scenarios.factory(Endpoint(url, key), temperature)
         results = scenarios.run_all(chosen, factory, progress=lambda done, n: say(f"scenarios: {done} of {n}"))
@@ -115,9 +115,9 @@ def bench_command(
     """Measure speed on the same conversations: csproto on SGLang, vLLM, and what each feature is worth."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from csproto.bench.arms import DEFAULT, QUICK
-    from csproto.bench.compare import compare, full_plan, quick_plan
-    from csproto.bench.record import lines
+    from csproto.measure.bench.arms import DEFAULT, QUICK
+    from csproto.measure.bench.compare import compare, full_plan, quick_plan
+    from csproto.measure.bench.record import lines
 
     chosen = arms.split(",") if arms else QUICK if quick else DEFAULT
     make = quick_plan if quick else full_plan

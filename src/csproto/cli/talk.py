@@ -18,7 +18,7 @@ def ask(
     base_url: BaseUrl = None,
 ) -> None:
     """Answer one message and show why."""
-    from csproto.shop import assistant
+    from csproto.opening import assistant
 
     text = sys.stdin.read() if text == "-" else text
     with progress() as say, assistant(base_url, progress=say) as desk:
@@ -41,7 +41,7 @@ def demo(base_url: BaseUrl = None) -> None:
     """Answer the first customers of the demo shop, freshly filled, and show why each got the answer."""
     import tempfile
 
-    from csproto.shop import assistant
+    from csproto.opening import assistant
 
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -65,7 +65,7 @@ What next:
 @app.command()
 def chat(customer: CustomerId = "C001", base_url: BaseUrl = None) -> None:
     """Talk to the assistant in the terminal; an empty line or Ctrl-D ends it, Ctrl-C stops an answer."""
-    from csproto.shop import assistant
+    from csproto.opening import assistant
 
     with progress() as say:
         opened = assistant(base_url, progress=say)
@@ -78,8 +78,8 @@ def chat(customer: CustomerId = "C001", base_url: BaseUrl = None) -> None:
 
 def _chat(desk: Any, customer: str) -> None:
     from csproto.assistant import Done, Token
-    from csproto.endpoint import Stopped, StopSignal
-    from csproto.orders import database_errors_typed
+    from csproto.engine.endpoint import Stopped, StopSignal
+    from csproto.shop.orders import database_errors_typed
 
     conversation = desk.open(customer)
     out.print(

@@ -19,8 +19,8 @@ from csproto.desk.state import SURE, Limits
 from csproto.desk.steps import Steps
 from csproto.desk.transcript import Message
 from csproto.desk.turn import Decided, Done, Event, Said, Turn, Understood
-from csproto.endpoint import StopSignal
-from csproto.orders import OrderSystem
+from csproto.engine.endpoint import StopSignal
+from csproto.shop.orders import OrderSystem
 
 __all__ = ["Assistant", "Decided", "Done", "Event", "MessageRefused", "Said", "Turn", "Understood"]
 

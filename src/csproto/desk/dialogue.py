@@ -15,7 +15,7 @@ from csproto.desk.policy import decide
 from csproto.desk.questions import Questions
 from csproto.desk.state import SURE, Kind, Limits, Outcome, Question, Reading, State
 from csproto.desk.triage import Wish
-from csproto.orders import CustomerFacts, OrderView, foreseen
+from csproto.shop.orders import CustomerFacts, OrderView, foreseen
 
 # Misses are messages in a row that do not answer the open question.
 MAX_CANDIDATES = 6  # orders to choose from in one question

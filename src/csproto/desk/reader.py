@@ -12,8 +12,8 @@ from typing import Any, Protocol
 from csproto import settings
 from csproto.desk.sureness import Token, sureness
 from csproto.desk.transcript import Message
-from csproto.endpoint import CallOptions, Endpoint, RequestRefused, StopSignal, Usage
-from csproto.grammar import terminal
+from csproto.engine.endpoint import CallOptions, Endpoint, RequestRefused, StopSignal, Usage
+from csproto.engine.grammar import terminal
 
 TRIAGE_TOKENS = 1_000  # the grammar ends a triage long before
 CHOICE_TOKENS = 300

@@ -3,7 +3,7 @@
 from datetime import datetime, timedelta
 
 from csproto.desk.handbook import Handbook
-from csproto.orders import CustomerFacts, OrderView
+from csproto.shop.orders import CustomerFacts, OrderView
 
 
 def risk_score(

@@ -18,8 +18,8 @@ from csproto.desk.state import Outcome, Reading
 from csproto.desk.transcript import Message
 from csproto.desk.triage import Triage, Wish
 from csproto.desk.turn import Event, Said, Turn
-from csproto.endpoint import EngineError, StopSignal
-from csproto.orders import NO_TICKET, CustomerFacts, OrderMoved, OrderSystemDown, Write
+from csproto.engine.endpoint import EngineError, StopSignal
+from csproto.shop.orders import NO_TICKET, CustomerFacts, OrderMoved, OrderSystemDown, Write
 
 if TYPE_CHECKING:
     from csproto.desk.assistant import Assistant

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from csproto.desk.handbook import Handbook, WishFile
 from csproto.desk.references import copies, foreign_numbers
-from csproto.grammar import SAFE_TEXT, SPAN_CHARACTERS, span_rules, terminal
+from csproto.engine.grammar import SAFE_TEXT, SPAN_CHARACTERS, span_rules, terminal
 
 Act = Literal["ask", "confirm", "deny", "correct"]
 MOST_WISHES = 3

@@ -9,7 +9,7 @@ from csproto.desk.handbook import Handbook, Language
 from csproto.desk.reply import shown
 from csproto.desk.state import Question
 from csproto.desk.triage import Triage
-from csproto.endpoint import Usage
+from csproto.engine.endpoint import Usage
 
 
 @dataclass

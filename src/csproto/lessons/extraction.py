@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ValidationError
 
-from csproto.endpoint import Endpoint, EngineError
+from csproto.engine.endpoint import Endpoint, EngineError
+from csproto.engine.grammar import to_ebnf
 from csproto.errors import CsprotoError
 from csproto.evaluate import SETS, Case, load_cases
-from csproto.grammar import to_ebnf
 from csproto.lessons.prefix import prompt_of
 from csproto.measure.statistics import bootstrap, wilson
 from csproto.transcript import Message, clean, system_prompt

@@ -9,14 +9,14 @@ from contextlib import contextmanager
 import numpy as np
 import pandas as pd
 
-from csproto.endpoint import CallOptions, Endpoint
+from csproto.engine.endpoint import CallOptions, Endpoint
 from csproto.evaluate import Case
 from csproto.lessons.extraction import complete
 from csproto.measure.statistics import bootstrap, wilson
 from csproto.transcript import GENERAL_PROMPT, clean, system_prompt
 from csproto.triage import Intent, Triage, grammar, order_id_candidates
 
-import sglang as sgl  # isort: skip  # after csproto.endpoint, which makes it importable on a CPU
+import sglang as sgl  # isort: skip  # after csproto.engine.endpoint, which makes it importable on a CPU
 from sglang.lang.global_config import global_config  # isort: skip
 
 

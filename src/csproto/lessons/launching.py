@@ -13,9 +13,9 @@ from typing import Any
 import pandas as pd
 import urllib3
 
-from csproto.bench.machine import hardware, memory_mb, processes
-from csproto.endpoint import Endpoint
-from csproto.server import NoServer, Server, bearer, find
+from csproto.engine.endpoint import Endpoint
+from csproto.engine.server import NoServer, Server, bearer, find
+from csproto.measure.bench.machine import hardware, memory_mb, processes
 from csproto.settings import DATA, MINI_MODEL, SGLANG_VERSION
 
 PROBES = ("/model_info", "/ready", "/health")

@@ -9,11 +9,11 @@ from datetime import UTC, datetime, timedelta
 import pandas as pd
 
 from csproto.dialogue import DialogueState, decide
-from csproto.endpoint import Endpoint
+from csproto.engine.endpoint import Endpoint
 from csproto.lessons.prefix import Answer, ask, new_salt, prompt_of
 from csproto.lessons.probes import environment
-from csproto.orders import CustomerFacts
 from csproto.policy import default_rules
+from csproto.shop.orders import CustomerFacts
 from csproto.transcript import Message, system_prompt
 from csproto.triage import Intent, Triage
 

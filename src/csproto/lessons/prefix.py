@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 
 import pandas as pd
 
-from csproto.endpoint import Endpoint
+from csproto.engine.endpoint import Endpoint
 from csproto.transcript import Message
 
 Change = Callable[[list[Message], int], list[Message]]  # the messages of a prompt, and the number of its turn

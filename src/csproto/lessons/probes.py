@@ -16,9 +16,9 @@ import urllib3
 
 from csproto import settings
 from csproto.assistant import Assistant
-from csproto.endpoint import CallOptions, Endpoint, EngineError
+from csproto.engine.endpoint import CallOptions, Endpoint, EngineError
+from csproto.engine.server import Server, bearer, mask
 from csproto.errors import CsprotoError
-from csproto.server import Server, bearer, mask
 
 TOO_LONG = 150_000  # characters: more tokens than the usual contexts hold
 NOBODY = "http://127.0.0.1:9"  # the discard port

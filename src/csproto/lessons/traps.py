@@ -9,12 +9,12 @@ from typing import Any
 
 import pandas as pd
 
-from csproto.endpoint import Endpoint, EngineError
+from csproto.engine.endpoint import Endpoint, EngineError
 from csproto.lessons.extraction import plain
 from csproto.lessons.frontend import asking
 from csproto.lessons.probes import deaf
 
-import sglang as sgl  # isort: skip  # after csproto.endpoint, which makes it importable on a CPU
+import sglang as sgl  # isort: skip  # after csproto.engine.endpoint, which makes it importable on a CPU
 from sglang.lang.backend.runtime_endpoint import RuntimeEndpoint  # isort: skip
 from sglang.lang.chat_template import get_chat_template_by_model_path  # isort: skip
 

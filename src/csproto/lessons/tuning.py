@@ -9,14 +9,14 @@ from typing import Any
 import pandas as pd
 
 from csproto.assistant import Assistant
-from csproto.bench.arms import ARMS
-from csproto.bench.clients import TimedEndpoint
-from csproto.bench.figures import summary
-from csproto.bench.load import Load, Pass, Shops, play_load, shops
-from csproto.bench.work import conversations
+from csproto.engine.server import Progress, Server
 from csproto.evaluate import Case
 from csproto.lessons.launching import held_mb
-from csproto.server import Progress, Server
+from csproto.measure.bench.arms import ARMS
+from csproto.measure.bench.clients import TimedEndpoint
+from csproto.measure.bench.figures import summary
+from csproto.measure.bench.load import Load, Pass, Shops, play_load, shops
+from csproto.measure.bench.work import conversations
 from csproto.settings import MINI_MODEL
 
 ARM = ARMS["csproto"]

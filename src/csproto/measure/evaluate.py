@@ -12,12 +12,12 @@ from csproto.measure.cases import Case
 from csproto.measure.play import Progress, play_all
 from csproto.measure.report import Report
 from csproto.opening import desk_on
-from csproto.orders import OrderApi
 from csproto.settings import DATA
+from csproto.shop.orders import OrderApi
 
 if TYPE_CHECKING:
     from csproto.desk.assistant import Assistant
-    from csproto.endpoint import Endpoint
+    from csproto.engine.endpoint import Endpoint
 
 SETS = {name: DATA / "eval" / f"{name}.jsonl" for name in ("outside", "safety")}
 # Cases with an odd number may be looked at one by one; the others are only counted.

@@ -13,13 +13,13 @@ from sqlalchemy import select
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
-from csproto import demo
 from csproto.desk.assistant import Assistant
 from csproto.desk.conversation import Conversation
 from csproto.desk.turn import Turn
 from csproto.errors import CsprotoError
 from csproto.measure.cases import Case, CaseTurn, Expected
-from csproto.store import Audit, Order, open_engine
+from csproto.shop import demo
+from csproto.shop.store import Audit, Order, open_engine
 
 MakeDesk = Callable[[Engine, datetime], Assistant]
 Progress = Callable[[int, int], None]

@@ -26,8 +26,8 @@ from csproto.desk.turn import Turn
 from csproto.errors import CsprotoError
 from csproto.measure.cases import Expected
 from csproto.measure.play import ORDER_FIELDS, MakeDesk, judged, orders_after, writes
-from csproto.orders import Faults, OrderApi
-from csproto.store import Audit, Order, Ticket, open_engine
+from csproto.shop.orders import Faults, OrderApi
+from csproto.shop.store import Audit, Order, Ticket, open_engine
 
 FOLDER = settings.REPOSITORY / "tests" / "desk" / "scenarios"
 NOW = datetime(2026, 3, 10, 4, 0, tzinfo=UTC)  # noon in Shanghai, when every scenario begins

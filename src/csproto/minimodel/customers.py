@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from csproto.demo import CARRIERS
 from csproto.minimodel.lists import Article, articles, phrases
-from csproto.orders import CustomerFacts, OrderMoved, OrderView, Write, foreseen
+from csproto.shop.demo import CARRIERS
+from csproto.shop.orders import CustomerFacts, OrderMoved, OrderView, Write, foreseen
 
 STATES = (
     "unpaid",

@@ -22,7 +22,7 @@ from csproto.desk.triage import Triage, Wish
 from csproto.minimodel.customers import order_number, shop
 from csproto.minimodel.lists import articles, phrases
 from csproto.minimodel.speaker import Said, Speaker
-from csproto.orders import OrderSystemDown
+from csproto.shop.orders import OrderSystemDown
 
 PROMPT = (Message("system", "csproto"),)  # the shipped model knows its work: one word will do
 COPYING = 0.04  # share of samples in which something only has to be repeated

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
-from csproto.cpu import make_torchvision_importable
+from csproto.engine.cpu import make_torchvision_importable
 
 make_torchvision_importable()
 

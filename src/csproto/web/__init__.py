@@ -20,7 +20,7 @@ def main(
     """
     import uvicorn
 
-    from csproto.shop import assistant
+    from csproto.opening import assistant
 
     _check_port(host, port)
     with assistant(base_url, progress=progress) as desk:

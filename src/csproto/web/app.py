@@ -19,14 +19,14 @@ from starlette.exceptions import HTTPException
 
 from csproto import settings
 from csproto.assistant import Assistant
+from csproto.chat import records
+from csproto.chat.engine import engine_state
+from csproto.chat.export import FORMATS, exported
+from csproto.chat.messages import Step
+from csproto.chat.session import ChatSession, MessageUnknown, NothingToTakeBack
+from csproto.chat.words import FOLDER as PANEL
 from csproto.errors import CsprotoError
-from csproto.orders import CustomerUnknown, OrderSystemDown, database_errors_typed
-from csproto.panel import records
-from csproto.panel.engine import engine_state
-from csproto.panel.export import FORMATS, exported
-from csproto.panel.messages import Step
-from csproto.panel.session import ChatSession, MessageUnknown, NothingToTakeBack
-from csproto.panel.words import FOLDER as PANEL
+from csproto.shop.orders import CustomerUnknown, OrderSystemDown, database_errors_typed
 from csproto.web import schema
 from csproto.web.guard import Guard, problem, visitor_language
 from csproto.web.health import Health

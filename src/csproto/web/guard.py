@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from csproto.panel.words import plain
+from csproto.chat.words import plain
 from csproto.web.limits import Limits, RateLimit, Refused
 
 CONTENT_SECURITY_POLICY = (

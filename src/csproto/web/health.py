@@ -15,9 +15,9 @@ from sqlalchemy import delete, insert
 from sqlalchemy.engine import Engine
 
 from csproto.assistant import Assistant
-from csproto.panel.engine import engine_state
-from csproto.server import bearer
-from csproto.store import ConversationRow
+from csproto.chat.engine import engine_state
+from csproto.engine.server import bearer
+from csproto.shop.store import ConversationRow
 
 KEPT = 5.0  # seconds an answer is believed
 PATIENCE = 10.0  # seconds an engine may take for one token

@@ -7,8 +7,8 @@ from contextlib import ExitStack, aclosing
 
 from starlette.requests import Request
 
-from csproto.endpoint import StopSignal
-from csproto.panel.messages import Step
+from csproto.chat.messages import Step
+from csproto.engine.endpoint import StopSignal
 from csproto.web.limits import Slots
 from csproto.web.visitors import Visitor
 

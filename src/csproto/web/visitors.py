@@ -9,9 +9,9 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from csproto.endpoint import StopSignal
-from csproto.panel.messages import Message, snapshot
-from csproto.panel.session import ChatSession
+from csproto.chat.messages import Message, snapshot
+from csproto.chat.session import ChatSession
+from csproto.engine.endpoint import StopSignal
 from csproto.web.limits import Limits, Refused
 
 COOKIE = "csproto_session"

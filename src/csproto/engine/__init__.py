@@ -1,0 +1,1 @@
+"""SGLang: its server, the calls to it, grammars, and the plug-in that runs it on a CPU."""

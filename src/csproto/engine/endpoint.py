@@ -1,0 +1,311 @@
+"""The client side of a SGLang server: what the DSL's own endpoint lacks, namely time-outs, grammars, cache salts, typed errors and figures.
+
+`RuntimeEndpoint` waits for ever, has no `ebnf` argument, sends no `cache_salt` and hides failures behind warnings. `Endpoint` closes each of
+these; programs run on it with `use_thread=False`, so that an error is raised where it happens.
+"""
+
+import copy
+import json
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import urllib3
+
+from csproto.engine.cpu import make_torchvision_importable
+
+make_torchvision_importable()
+
+from sglang.lang.backend.base_backend import BaseBackend
+from sglang.lang.backend.runtime_endpoint import RuntimeEndpoint
+from sglang.lang.chat_template import ChatTemplate
+from sglang.lang.interpreter import StreamExecutor
+from sglang.lang.ir import SglSamplingParams
+
+from csproto.engine.chat_template import marks_of
+from csproto.engine.server import bearer
+from csproto.errors import CsprotoError
+
+
+class EngineError(CsprotoError):
+    """A call to the SGLang server that gave no usable answer."""
+
+
+class EngineUnreachable(EngineError):
+    """Nobody answers at the URL, or the connection broke."""
+
+
+class EngineTimeout(EngineError):
+    """The server accepted the call and then fell silent."""
+
+
+class WrongKey(EngineError):
+    """The server wants another API key."""
+
+
+class EngineBusy(EngineError):
+    """The server's queue is full, or it is still starting."""
+
+
+class RequestRefused(EngineError):
+    """The server found fault with the request: a bad grammar, a prompt that is too long."""
+
+
+class GenerationTruncated(EngineError):
+    """The output ended at the token limit, so it is half of something: never parse it."""
+
+
+class Stopped(EngineError):
+    """The caller stopped the generation."""
+
+
+@dataclass
+class Usage:
+    """Figures of one or more generations. Times in milliseconds; `reusable_tokens` were computed earlier in the same conversation."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    model_calls: int = 0
+
+    def add(self, meta: dict[str, Any]) -> None:
+        """Add the `meta_info` of one generation."""
+        self.prompt_tokens += meta["prompt_tokens"]
+        self.cached_tokens += meta["cached_tokens"]
+        self.completion_tokens += meta["completion_tokens"]
+        self.model_calls += 1
+
+
+class StopSignal:
+    """Lets another thread end a generation at once, before its first token too: the connection is closed and the server drops the request."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._response: urllib3.BaseHTTPResponse | None = None
+        self.is_set = False
+
+    def set(self) -> None:
+        """Stop now. Safe to call from any thread, and more than once."""
+        with self._lock:
+            self.is_set = True
+            if self._response is not None:
+                self._response.shutdown()
+
+    def interrupt(self) -> None:
+        """End the call under way, and no later one."""
+        with self._lock:
+            if self._response is not None:
+                self._response.shutdown()
+
+    def watch(self, response: "urllib3.BaseHTTPResponse | None") -> None:
+        """Name the response to close; None when it has been read."""
+        with self._lock:
+            self._response = response
+            if self.is_set and response is not None:
+                response.shutdown()
+
+    def check(self) -> None:
+        """Raise Stopped if the caller has stopped."""
+        if self.is_set:
+            raise Stopped("Stopped. Send a new message when you like.")
+
+
+@dataclass
+class CallOptions:
+    """What one generation needs beyond the DSL's own arguments."""
+
+    ebnf: str | None = None
+    cache_salt: str | None = None
+    on_text: Callable[[str], None] | None = None  # called with each new piece of text
+    stop: StopSignal | None = None
+    usage: Usage = field(default_factory=Usage)
+    rivals: int = 0  # likeliest tokens to report at each place, with probabilities; 0 reports none
+    stream_interval: int = 1  # tokens between two events of the stream; each one costs the server and us a little
+
+
+class Endpoint(RuntimeEndpoint):
+    """A SGLang server at a URL.
+
+    connect_timeout: seconds to reach the server. read_timeout: seconds without a sign of life before EngineTimeout.
+    """
+
+    def __init__(
+        self, base_url: str, api_key: str | None = None, *, connect_timeout: float = 3.0, read_timeout: float = 30.0
+    ) -> None:
+        BaseBackend.__init__(self)  # the parent's own constructor calls the server without a time-out
+        self.support_concate_and_append = True
+        self.base_url, self.api_key, self.verify = base_url.rstrip("/"), api_key, None
+        self.options = CallOptions()
+        self._timeout = urllib3.Timeout(connect=connect_timeout, read=read_timeout)
+        self._pool = urllib3.PoolManager(maxsize=64, retries=False, headers=self._headers())
+        self.model_info: dict[str, Any] = self.get_json("/model_info")
+        # Chosen by the model's path otherwise, and wrongly for a local folder.
+        self.chat_template = ChatTemplate("by the tokenizer", None, marks_of(self.model_info["model_path"]))
+
+    def _headers(self) -> dict[str, str]:
+        return {"Content-Type": "application/json"} | bearer(self.api_key)
+
+    @property
+    def model_name(self) -> str:
+        """The name the server gives its model."""
+        return str(self.model_info.get("served_model_name") or self.model_info["model_path"])
+
+    def with_options(self, options: CallOptions) -> "Endpoint":
+        """The same server, for generations with these options."""
+        view = copy.copy(self)
+        view.options = options
+        return view
+
+    def get_json(self, path: str) -> dict[str, Any]:
+        """GET a JSON document. Raises EngineError."""
+        return json.loads(self._request("GET", path).data)
+
+    def post(self, path: str, body: dict[str, Any] | None = None) -> bytes:
+        """POST a JSON document and return the answer's body. Raises EngineError."""
+        return self._request("POST", path, body or {}).data
+
+    def warm(self, text: str, cache_salt: str | None = None) -> None:
+        """Compute the KV cache of a prompt prefix, so that the first message need not."""
+        # Greedy: one request that is not turns every other one in its batch from an argmax to a sort of the vocabulary
+        # (sampling/sampling_batch_info.py, `merge_batch`), for as long as that batch goes on.
+        body: dict[str, Any] = {"text": text, "sampling_params": {"max_new_tokens": 0, "temperature": 0}}
+        self.post("/generate", body | ({"cache_salt": cache_salt} if cache_salt else {}))
+
+    # -- what the DSL calls
+
+    def cache_prefix(self, prefix_str: str) -> None:
+        """Compute the constant prefix of a batch. Raises EngineError."""
+        self.warm(prefix_str, self.options.cache_salt)
+
+    def commit_lazy_operations(self, s: StreamExecutor) -> None:
+        """Compute what stands before a fork. Raises EngineError."""
+        self.warm(s.text_, self.options.cache_salt)
+
+    def _generate_http_request(self, s: StreamExecutor, data: dict[str, Any]) -> Any:
+        """The calls of `select`, with our time-outs and errors, and under the salt."""
+        salt = {"cache_salt": self.options.cache_salt} if self.options.cache_salt else {}
+        return json.loads(self.post("/generate", data | salt))
+
+    def generate(self, s: StreamExecutor, sampling_params: SglSamplingParams) -> tuple[str, dict[str, Any]]:
+        """One generation for a program; text and `meta_info`. Raises EngineError."""
+        pieces = list(self.generate_stream(s, sampling_params))
+        return "".join(piece for piece, _ in pieces), pieces[-1][1]
+
+    def generate_stream(
+        self, s: StreamExecutor, sampling_params: SglSamplingParams
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
+        """The same, piece by piece. Whatever goes wrong raises; a truncated output raises GenerationTruncated at its end."""
+        self._handle_dtype_to_regex(sampling_params)
+        parameters = sampling_params.to_srt_kwargs()
+        if self.options.ebnf:
+            parameters["ebnf"] = self.options.ebnf
+        if self.options.stream_interval > 1:
+            parameters["stream_interval"] = self.options.stream_interval
+        body: dict[str, Any] = {"text": s.text_, "sampling_params": parameters, "stream": True}
+        if self.options.cache_salt:
+            body["cache_salt"] = self.options.cache_salt
+        if self.options.rivals:
+            body |= {"return_logprob": True, "top_logprobs_num": self.options.rivals, "return_text_in_logprobs": True}
+        text, meta = "", {}
+        for event in self._events(body):
+            if "error" in event:
+                raise RequestRefused(f"The server refused the request: {event['error'].get('message', event['error'])}")
+            piece, text, meta = event["text"][len(text) :], event["text"], event["meta_info"]
+            if piece and self.options.on_text:
+                self.options.on_text(piece)
+            yield piece, meta
+        self._check_end(meta)
+        self.options.usage.add(meta)
+
+    def _check_end(self, meta: dict[str, Any]) -> None:
+        finish = meta.get("finish_reason") or {}
+        if finish.get("type") == "length":
+            raise GenerationTruncated(
+                f"The output was cut at {meta['completion_tokens']} tokens. Allow more tokens, or narrow the grammar."
+            )
+        if finish.get("type") == "abort":
+            raise RequestRefused(f"The server gave the request up: {finish.get('message', 'no reason given')}")
+        if not finish:
+            raise EngineUnreachable(
+                f"The server at {self.base_url} ended its answer before it was complete. Is it still running?"
+            )
+
+    def _events(self, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """The server-sent events of one streamed generation."""
+        stop = self.options.stop or StopSignal()
+        stop.check()
+        response = self._request("POST", "/generate", body, stream=True)
+        stop.watch(response)
+        finished = False
+        try:
+            for line in _lines(response):
+                if line == b"data: [DONE]":
+                    finished = True
+                elif line.startswith(b"data:"):
+                    yield json.loads(line[5:])
+        except urllib3.exceptions.HTTPError as error:
+            stop.check()
+            raise self._translated(error) from error
+        finally:
+            stop.watch(None)
+            response.release_conn() if finished else response.close()
+        stop.check()
+
+    def _request(
+        self, method: str, path: str, body: dict[str, Any] | None = None, stream: bool = False
+    ) -> urllib3.BaseHTTPResponse:
+        data = None if body is None else json.dumps(body).encode()
+        ask = partial(self._pool.request, timeout=self._timeout, preload_content=not stream)
+        try:
+            try:
+                response = ask(method, self.base_url + path, body=data)
+            except urllib3.exceptions.ProtocolError:
+                # A server may close a kept connection at the moment it is used again. Nothing was answered and nothing is changed by asking twice.
+                response = ask(method, self.base_url + path, body=data)
+        except urllib3.exceptions.HTTPError as error:
+            raise self._translated(error) from error
+        if response.status != 200:
+            raise self._refusal(response.status, response.read() if stream else response.data)
+        return response
+
+    def _translated(self, error: Exception) -> EngineError:
+        if isinstance(error, (urllib3.exceptions.ReadTimeoutError, TimeoutError)):
+            return EngineTimeout(
+                f"The server at {self.base_url} has been silent for {self._timeout.read_timeout} s. It may be overloaded or stuck; look at its log, then send the message again."
+            )
+        return EngineUnreachable(
+            f"No SGLang server answers at {self.base_url}. Start one with `csproto serve`, or check the URL."
+        )
+
+    def _refusal(self, status: int, data: bytes) -> EngineError:
+        reason = _reason(data)
+        if status in (401, 403):
+            return WrongKey(
+                f"The server at {self.base_url} does not accept the API key. Set CSPROTO_API_KEY to the key it was started with."
+            )
+        if status in (429, 503):
+            return EngineBusy(
+                f"The server at {self.base_url} takes no request right now ({reason}). Wait a moment and send the message again."
+            )
+        return RequestRefused(f"The server refused the request ({status}): {reason}")
+
+
+def _lines(response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
+    """The lines of a streamed body, each as soon as it is complete."""
+    rest = b""
+    for chunk in response.stream(2**16, decode_content=True):
+        *lines, rest = (rest + chunk).split(b"\n")
+        yield from lines
+    if rest:
+        yield rest
+
+
+def _reason(data: bytes) -> str:
+    try:
+        body = json.loads(data)
+        error = body.get("error", body)  # of a full queue or a time-out in it, the message stands at the top
+        return str(error.get("message", error) if isinstance(error, dict) else error)
+    except (ValueError, AttributeError):
+        return data[:200].decode("utf-8", "replace") or "no reason given"

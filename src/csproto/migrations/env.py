@@ -1,9 +1,0 @@
-"""What alembic runs for each of its commands, on the connection that `migrate` hands over."""
-
-from alembic import context
-
-from csproto.store import Base
-
-context.configure(connection=context.config.attributes["connection"], target_metadata=Base.metadata)
-with context.begin_transaction():
-    context.run_migrations()

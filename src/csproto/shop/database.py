@@ -1,0 +1,49 @@
+"""Opens the shop's database, which gets the demo data on first use."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+from sqlalchemy.engine import Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from csproto import settings
+from csproto.errors import CsprotoError
+from csproto.shop import demo
+from csproto.shop.store import SCHEMA, open_engine, schema_of
+
+
+class DatabaseUnusable(CsprotoError):
+    """The database cannot be opened, or it is not ours."""
+
+
+def open_database(url: str | None = None) -> Engine:
+    """The shop's database; an empty one gets the demo data. Raises DatabaseUnusable, for one of another version's schema too."""
+    url = url or settings.database_url()
+    with usable(url):
+        engine = open_engine(url)
+        schema = schema_of(engine)
+        if not schema:
+            demo.fill(open_engine(url, patience=None), datetime.now(UTC))
+    if schema not in ("", SCHEMA):
+        raise DatabaseUnusable(
+            f"The database {open_engine_name(url)} has schema {schema}, and this version of csproto uses {SCHEMA}. Run `csproto db migrate`; what is in it is kept."
+        )
+    return engine
+
+
+@contextmanager
+def usable(url: str) -> Iterator[None]:
+    """Work with a database; what is wrong with it is said in one line. Raises DatabaseUnusable."""
+    try:
+        yield
+    except (SQLAlchemyError, ImportError) as error:
+        raise DatabaseUnusable(
+            f"The database {open_engine_name(url)} cannot be used: {str(error).splitlines()[0]} Check CSPROTO_DB, and that the database runs, has room and may be written."
+        ) from error
+
+
+def open_engine_name(url: str) -> str:
+    """A database URL without its password."""
+    head, at, tail = url.rpartition("@")
+    return f"{head.split('://')[0]}://***@{tail}" if at else url

@@ -1,0 +1,148 @@
+"""The demo shop: the hand-written customers of `data/demo.yaml` and a few hundred generated ones, all relative to now."""
+
+import random
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import yaml
+from sqlalchemy import delete
+from sqlalchemy.engine import Engine
+from sqlalchemy.orm import Session
+
+from csproto.settings import DATA
+from csproto.shop.migrations import migrate
+from csproto.shop.store import Base, Customer, Order
+
+CARRIERS = {"zh": ("顺丰速运", "中通快递", "圆通速递", "京东物流"), "en": ("SF Express", "DHL", "YTO", "JD Logistics")}
+GENERATED_ITEMS = {
+    "zh": [
+        ("卫衣", "clothing"),
+        ("电水壶", "home"),
+        ("显示器", "electronics"),
+        ("苹果一箱", "fresh"),
+        ("定制相册", "custom"),
+        ("视频会员", "digital"),
+        ("洗衣机", "electronics"),
+        ("收纳盒", "home"),
+    ],
+    "en": [
+        ("hoodie", "clothing"),
+        ("kettle", "home"),
+        ("monitor", "electronics"),
+        ("box of apples", "fresh"),
+        ("photo album", "custom"),
+        ("video pass", "digital"),
+        ("washing machine", "electronics"),
+        ("storage box", "home"),
+    ],
+}
+HISTORIES: list[dict[str, Any]] = [  # one order in each state, as days before now
+    {"created": 0},
+    {"paid": 1, "promised": -2},
+    {"paid": 5, "promised": 2},
+    {"paid": 3, "shipped": 1},
+    {"paid": 8, "shipped": 7, "delivered": 4},
+    {"paid": 16, "shipped": 15, "delivered": 11},
+    {"paid": 40, "shipped": 39, "delivered": 36},
+    {"paid": 9, "cancelled": 7, "refund": "approved", "refund_at": 7},
+    {"paid": 20, "shipped": 19, "delivered": 16, "refund": "paid", "refund_at": 5},
+]
+
+
+def fill(engine: Engine, now: datetime, path: Path = DATA / "demo.yaml") -> tuple[int, int]:
+    """Create or update the schema and put the demo data in place of whatever is there. Returns the numbers of customers and orders."""
+    migrate(engine)
+    raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    customers = [_customer(customer_id, values, now) for customer_id, values in raw["customers"].items()]
+    names = raw["names"]
+    orders = [_order(_delivery(raw["customers"][v["customer"]]) | v, now, names) for v in raw["orders"]]
+    made = _generated(raw["generated"]["seed"], raw["generated"]["customers"], now, names)
+    with Session(engine) as session, session.begin():
+        for table in reversed(Base.metadata.sorted_tables):
+            session.execute(delete(table))
+        session.add_all(customers + made[0])
+        session.flush()
+        session.add_all(orders + made[1])
+    return len(customers) + len(made[0]), len(orders) + len(made[1])
+
+
+def _customer(customer_id: str, values: dict[str, Any], now: datetime) -> Customer:
+    return Customer(
+        id=customer_id,
+        name=values["name"],
+        language=values["language"],
+        joined_at=now - timedelta(days=values["account_age"]),
+        failed_payments=values.get("failed_payments", 0),
+        address_matches=values.get("address_matches", True),
+    )
+
+
+def _delivery(customer: dict[str, Any]) -> dict[str, Any]:
+    """Where the orders of a customer go, and in which language their carrier is named."""
+    found = {"recipient": customer["name"], "language": customer["language"]}
+    return found | {name: customer[name] for name in ("phone", "address") if name in customer}
+
+
+def _order(values: dict[str, Any], now: datetime, names: dict[str, str]) -> Order:
+    """An order from its days before now; carrier and parcel number follow from its id once it has shipped."""
+    moments = {
+        name: now - timedelta(days=values[name])
+        for name in ("paid", "promised", "shipped", "delivered", "cancelled", "refund_at")
+        if name in values
+    }
+    pick = random.Random(values["id"])
+    shipped = "shipped" in moments
+    return Order(
+        id=str(values["id"]),
+        customer_id=values["customer"],
+        item=values["item"],
+        names=names.get(values["item"], ""),
+        category=values["category"],
+        opened=values.get("opened", False),
+        recipient=str(values.get("recipient", "")),
+        phone=str(values.get("phone", "")),
+        address=values.get("address", ""),
+        amount=round(values["amount"] * 100),
+        note=values.get("note", ""),
+        created_at=now - timedelta(days=values.get("created", values.get("paid", 0))),
+        paid_at=moments.get("paid"),
+        promised_at=moments.get("promised"),
+        shipped_at=moments.get("shipped"),
+        delivered_at=moments.get("delivered"),
+        cancelled_at=moments.get("cancelled"),
+        carrier=pick.choice(CARRIERS[values["language"]]) if shipped else "",
+        tracking_number=f"{pick.choice(('SF', 'YT', 'JD', 'ZT'))}{pick.randrange(10**11, 10**12)}" if shipped else "",
+        payment=values.get("payment", "ok"),
+        refund=values.get("refund", "none"),
+        refund_at=moments.get("refund_at"),
+        invoice=values.get("invoice", "none"),
+    )
+
+
+def _generated(seed: int, count: int, now: datetime, names: dict[str, str]) -> tuple[list[Customer], list[Order]]:
+    pick = random.Random(seed)
+    customers, orders = [], []
+    for number in range(count):
+        language = pick.choice(("zh", "zh", "en"))
+        customer_id = f"G{number:04d}"
+        customers.append(
+            _customer(
+                customer_id,
+                {"name": f"Customer {number}", "language": language, "account_age": pick.randrange(1, 2000)},
+                now,
+            )
+        )
+        for place in range(pick.randrange(1, 4)):
+            item, category = pick.choice(GENERATED_ITEMS[language])
+            order_id = str(pick.randrange(10**9, 10**10))
+            values: dict[str, Any] = {
+                "id": f"{order_id}{place}",
+                "customer": customer_id,
+                "item": item,
+                "category": category,
+                "amount": pick.randrange(20, 3000),
+            }
+            values |= {"language": language, "recipient": f"Customer {number}"}
+            orders.append(_order(values | pick.choice(HISTORIES), now, names))
+    return customers, orders
