@@ -18,13 +18,7 @@ if TYPE_CHECKING:
     from csproto.assistant import Turn
 
 # Okabe and Ito's palette; the same colour means the same thing in every notebook.
-COLOURS = {
-    "reused": "#009E73",
-    "computed": "#E69F00",
-    "written": "#0072B2",
-    "wrong": "#D55E00",
-    "other": "#999999",
-}
+COLOURS = {"reused": "#009E73", "computed": "#E69F00", "written": "#0072B2", "wrong": "#D55E00", "other": "#999999"}
 COLOURS |= {"good": "#56B4E9", "not yet": "#F0E442", "half": "#CC79A7"}
 CHINESE = [
     "Noto Sans CJK SC",
@@ -47,9 +41,7 @@ LOOK: dict[Any, Any] = {
     "figure.dpi": 90,
     "legend.frameon": False,
 }
-plt.rcParams.update(
-    LOOK
-)  # for good: fonts are looked up when a picture is drawn, not when it is made
+plt.rcParams.update(LOOK)  # for good: fonts are looked up when a picture is drawn, not when it is made
 PALETTE = 64  # colours of a picture as a notebook keeps it: flat areas and grey letters need no more, and it is a third of the size
 
 
@@ -63,9 +55,7 @@ def png(figure: Figure) -> bytes:
 
 
 if shell := get_ipython():
-    plt.switch_backend(
-        plt.get_backend()
-    )  # brings its own way of drawing along, which ours replaces
+    plt.switch_backend(plt.get_backend())  # brings its own way of drawing along, which ours replaces
     shell.display_formatter.formatters["image/png"].for_type(Figure, png)
 
 
@@ -95,22 +85,13 @@ def confusion_matrix(table: pd.DataFrame) -> Figure:
     share = table.div(table.sum(axis=1).clip(lower=1), axis=0)
     figure, ax = axes(7.5, 6.2)
     ax.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    ax.set_xticks(
-        range(len(table.columns)), table.columns, rotation=40, ha="right", rotation_mode="anchor"
-    )
+    ax.set_xticks(range(len(table.columns)), table.columns, rotation=40, ha="right", rotation_mode="anchor")
     ax.set_yticks(range(len(table.index)), table.index)
     ax.set_xlabel("recognised intent")
     ax.set_ylabel("expected intent")
     for row, column in zip(*table.to_numpy().nonzero(), strict=True):
         dark = share.to_numpy()[row, column] > 0.5
-        ax.text(
-            column,
-            row,
-            str(table.iat[row, column]),
-            ha="center",
-            va="center",
-            color="white" if dark else "black",
-        )
+        ax.text(column, row, str(table.iat[row, column]), ha="center", va="center", color="white" if dark else "black")
     return figure
 
 
@@ -142,12 +123,7 @@ def _stack(ax: Axes, names: Sequence[str], parts: Mapping[str, Sequence[float]])
 def arrivals(moments: Sequence[tuple[str, float]]) -> Figure:
     """When each event of one answer came: pairs of its name and the milliseconds since the message was sent."""
     colours = {"Triaged": "computed", "Decided": "other", "Token": "written", "Done": "reused"}
-    labels = {
-        "Triaged": "understood",
-        "Decided": "decided",
-        "Token": "a checked sentence",
-        "Done": "complete",
-    }
+    labels = {"Triaged": "understood", "Decided": "decided", "Token": "a checked sentence", "Done": "complete"}
     names = [name for name in labels if any(name == seen for seen, _ in moments)]
     figure, ax = axes(height=0.7 + 0.35 * len(names))
     for row, name in enumerate(names):
@@ -168,34 +144,17 @@ def table(frame: pd.DataFrame) -> HTML:
         frame = frame.reset_index()
     with pd.option_context("display.max_colwidth", None, "display.precision", 3):
         html = frame.to_html(border=0, index=not isinstance(frame.index, pd.RangeIndex))
-    return HTML(
-        html.replace("<td>", '<td style="text-align:left">').replace(
-            "<th>", '<th style="text-align:left">'
-        )
-    )
+    return HTML(html.replace("<td>", '<td style="text-align:left">').replace("<th>", '<th style="text-align:left">'))
 
 
 def estimates(frame: pd.DataFrame, measures: Mapping[str, str]) -> Figure:
     """One row per way, one panel per measure (its column, and the axis' label with the unit): dots with intervals from the columns `X low`, `X high`."""
     size = (max(5.0, 2.6 * len(measures) + 1), 0.8 + 0.4 * len(frame))
-    figure, panels = plt.subplots(
-        1, len(measures), figsize=size, sharey=True, squeeze=False, layout="constrained"
-    )
+    figure, panels = plt.subplots(1, len(measures), figsize=size, sharey=True, squeeze=False, layout="constrained")
     for ax, (measure, label) in zip(panels[0], measures.items(), strict=True):
         middle = frame[measure].astype(float)
-        reach = [
-            middle - frame[f"{measure} low"].astype(float),
-            frame[f"{measure} high"].astype(float) - middle,
-        ]
-        ax.errorbar(
-            middle,
-            range(len(frame)),
-            xerr=reach,
-            fmt="o",
-            color=COLOURS["written"],
-            capsize=4,
-            clip_on=False,
-        )
+        reach = [middle - frame[f"{measure} low"].astype(float), frame[f"{measure} high"].astype(float) - middle]
+        ax.errorbar(middle, range(len(frame)), xerr=reach, fmt="o", color=COLOURS["written"], capsize=4, clip_on=False)
         ax.set_xlim(left=0)
         ax.set_xlabel(label)
         ax.grid(axis="x", alpha=0.3)
@@ -209,21 +168,13 @@ def outcome_bars(frames: Mapping[str, pd.DataFrame]) -> Figure:
     """What became of the answers of each way, as shares; one panel per run of `csproto.lessons.extraction.compare`."""
     colours = {"valid": "good", "wrong shape": "not yet", "not JSON": "wrong", "cut off": "half"}
     size = (4.0 * len(frames) + 1, 2.2)
-    figure, panels = plt.subplots(
-        1, len(frames), figsize=size, sharey=True, squeeze=False, layout="constrained"
-    )
+    figure, panels = plt.subplots(1, len(frames), figsize=size, sharey=True, squeeze=False, layout="constrained")
     for ax, (title, frame) in zip(panels[0], frames.items(), strict=True):
         shares = 100 * pd.crosstab(frame["way"], frame["outcome"], normalize="index")
         shares = shares.reindex(columns=list(colours), fill_value=0.0)
         left = shares.cumsum(axis=1) - shares
         for outcome, colour in colours.items():
-            ax.barh(
-                shares.index.astype(str),
-                shares[outcome],
-                left=left[outcome],
-                color=COLOURS[colour],
-                label=outcome,
-            )
+            ax.barh(shares.index.astype(str), shares[outcome], left=left[outcome], color=COLOURS[colour], label=outcome)
         ax.set_title(title, fontsize=10)
         ax.set_xlabel("% of the answers")
     panels[0][0].invert_yaxis()
@@ -258,11 +209,7 @@ def throughput(record: Mapping[str, Any]) -> Figure:
     """Turns a second of each arm of a benchmark record over the conversations at once."""
     figure, ax = axes(height=3.2)
     for name, arm in record["arms"].items():
-        closed = {
-            int(load.split("-")[1]): found
-            for load, found in arm["loads"].items()
-            if load.startswith("closed-")
-        }
+        closed = {int(load.split("-")[1]): found for load, found in arm["loads"].items() if load.startswith("closed-")}
         speeds = [closed[n]["turns_per_s"] for n in sorted(closed)]
         ax.plot(sorted(closed), speeds, marker="o", color=ARM_COLOURS[name], label=arm["title"])
     ax.set_xscale("log", base=2)
@@ -277,21 +224,12 @@ def throughput(record: Mapping[str, Any]) -> Figure:
 
 def waiting(record: Mapping[str, Any], load: str) -> Figure:
     """How long a customer waits in each arm under one load: bars to the median first text and the median end, a line to the 95th percentile."""
-    found = {
-        arm["title"]: arm["loads"][load]
-        for arm in record["arms"].values()
-        if arm["loads"][load]["latency_ms"]
-    }
+    found = {arm["title"]: arm["loads"][load] for arm in record["arms"].values() if arm["loads"][load]["latency_ms"]}
     figure, ax = axes(height=0.8 + 0.45 * len(found))
     names = list(found)
     middle, late = ([f["latency_ms"][q] for f in found.values()] for q in ("p50", "p95"))
     ax.barh(names, middle, color=COLOURS["other"], label="whole turn, median")
-    ax.barh(
-        names,
-        [f["ttft_ms"]["p50"] for f in found.values()],
-        color=COLOURS["written"],
-        label="first text, median",
-    )
+    ax.barh(names, [f["ttft_ms"]["p50"] for f in found.values()], color=COLOURS["written"], label="first text, median")
     ax.hlines(names, middle, late, color="black", label="to the 95th percentile")
     ax.invert_yaxis()
     ax.set_xlabel(f"milliseconds since the message was sent ({load})")
@@ -305,10 +243,7 @@ def token_shares(record: Mapping[str, Any], load: str) -> Figure:
     arms = record["arms"].values()
     figure, ax = axes(height=0.8 + 0.45 * len(arms))
     keys = {"reused": "cached", "computed": "computed", "written": "output"}
-    parts = {
-        label: [arm["loads"][load][f"{key}_tokens_per_turn"] for arm in arms]
-        for label, key in keys.items()
-    }
+    parts = {label: [arm["loads"][load][f"{key}_tokens_per_turn"] for arm in arms] for label, key in keys.items()}
     _stack(ax, [arm["title"] for arm in arms], parts)
     ax.set_xlabel(f"tokens per turn, all its model calls together ({load})")
     plt.close(figure)
@@ -320,20 +255,13 @@ def ratio_chart(record: Mapping[str, Any], figure_name: str) -> Figure:
     found = [r for r in record["ratios"] if r["figure"] == figure_name]
     figure, ax = axes(height=0.8 + 0.32 * len(found))
     for row, one in enumerate(found):
-        ax.plot(
-            [one["low"], one["high"]],
-            [row, row],
-            color=ARM_COLOURS.get(one["over"], "black"),
-            linewidth=2,
-        )
+        ax.plot([one["low"], one["high"]], [row, row], color=ARM_COLOURS.get(one["over"], "black"), linewidth=2)
         ax.plot(one["ratio"], row, "o", color=ARM_COLOURS.get(one["over"], "black"))
     ax.axvline(1.0, color="black", linewidth=0.8)
     ax.set_xscale("log")
     ax.set_yticks(range(len(found)), [f"{one['load']}, over {one['over']}" for one in found])
     ax.invert_yaxis()
-    ax.set_xlabel(
-        f"{figure_name}: {found[0]['of']} over the other, ratio" if found else figure_name
-    )
+    ax.set_xlabel(f"{figure_name}: {found[0]['of']} over the other, ratio" if found else figure_name)
     plt.close(figure)
     return figure
 
@@ -347,14 +275,7 @@ def reuse_map(shares: pd.DataFrame) -> Figure:
     ax.tick_params(length=0)
     for row, values in enumerate(shares.to_numpy()):
         for column, value in enumerate(values):
-            ax.text(
-                column,
-                row,
-                f"{value:.0%}",
-                ha="center",
-                va="center",
-                color="white" if value > 0.5 else "black",
-            )
+            ax.text(column, row, f"{value:.0%}", ha="center", va="center", color="white" if value > 0.5 else "black")
     ax.set_title("tokens of the turn before that came from the cache", fontsize=10)
     plt.close(figure)
     return figure
@@ -377,9 +298,7 @@ def prefill_lines(times: pd.DataFrame) -> Figure:
 def turn_lines(turns: pd.DataFrame, names: Sequence[str]) -> Figure:
     """The same conversation under several settings: prompt tokens computed, and milliseconds to the whole answer, turn by turn (medians over the rounds)."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(8.2, 3.0), layout="constrained")
-    for name, colour, mark in zip(
-        names, ("reused", "computed", "written", "half"), "osv^", strict=False
-    ):
+    for name, colour, mark in zip(names, ("reused", "computed", "written", "half"), "osv^", strict=False):
         middle = turns[turns["setting"] == name].groupby("turn")[["computed", "ms"]].median()
         for ax, column in ((left, "computed"), (right, "ms")):
             ax.plot(middle.index, middle[column], marker=mark, color=COLOURS[colour], label=name)
@@ -401,11 +320,7 @@ def concurrency_lines(loads: pd.DataFrame) -> Figure:
         panels, ("turns/s", "TTFT ms"), ("turns a second", "ms to the first words"), strict=True
     ):
         ax.fill_between(
-            loads["at once"],
-            loads[f"{column} low"],
-            loads[f"{column} high"],
-            color=COLOURS["good"],
-            alpha=0.4,
+            loads["at once"], loads[f"{column} low"], loads[f"{column} high"], color=COLOURS["good"], alpha=0.4
         )
         ax.plot(loads["at once"], loads[column], marker="o", color=COLOURS["written"])
         ax.set_xscale("log", base=2)
@@ -420,19 +335,13 @@ def concurrency_lines(loads: pd.DataFrame) -> Figure:
 def engine_lines(speeds: pd.DataFrame) -> Figure:
     """Output tokens a second of each engine alone, by how many requests at once; columns `engine`, `at once`, `median`, `min`, `max`."""
     figure, ax = axes(height=3.0)
-    marks = zip(
-        speeds["engine"].unique(), ("reused", "computed", "written", "half"), "osv^", strict=False
-    )
+    marks = zip(speeds["engine"].unique(), ("reused", "computed", "written", "half"), "osv^", strict=False)
     for engine, colour, mark in marks:
         rows = speeds[speeds["engine"] == engine]
-        ax.fill_between(
-            rows["at once"], rows["min"], rows["max"], color=COLOURS[colour], alpha=0.25
-        )
+        ax.fill_between(rows["at once"], rows["min"], rows["max"], color=COLOURS[colour], alpha=0.25)
         ax.plot(rows["at once"], rows["median"], marker=mark, color=COLOURS[colour], label=engine)
     ax.set_xscale("log", base=2)
-    ax.set_xticks(
-        sorted(speeds["at once"].unique()), [str(n) for n in sorted(speeds["at once"].unique())]
-    )
+    ax.set_xticks(sorted(speeds["at once"].unique()), [str(n) for n in sorted(speeds["at once"].unique())])
     ax.set_xlabel("requests at once")
     ax.set_ylabel("output tokens a second")
     ax.set_ylim(bottom=0)
