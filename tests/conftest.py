@@ -1,4 +1,7 @@
-"""One real server with the shipped model for the whole run (for each worker of `pytest -n`), and a fresh shop for each test."""
+"""One real server with the shipped model for the whole run, and a fresh shop for each test.
+
+With `pytest -n`, each worker has a server.
+"""
 
 import os
 import subprocess
@@ -17,15 +20,20 @@ from csproto.engine.server import Server
 from csproto.shop import demo
 from csproto.shop.store import open_engine
 
-make_torchvision_importable()  # tests import sglang themselves
+make_torchvision_importable()  # because tests import sglang themselves
 
-# How long an example takes says more about the machine than about the code. `make test-all` sets CSPROTO_LONG.
-examples.register_profile("house", deadline=None, max_examples=2_000 if os.environ.get("CSPROTO_LONG") == "1" else 100)
-examples.load_profile("house")
+# There is no deadline, because the time that an example takes says more about the
+# machine than about the code. `make test-all` sets CSPROTO_LONG.
+IS_LONG = os.environ.get("CSPROTO_LONG") == "1"
+examples.register_profile("csproto", deadline=None, max_examples=2_000 if IS_LONG else 100)
+examples.load_profile("csproto")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The notebooks first: they take longest, and begun last they would have one worker wait for the other."""
+    """Run the notebooks first.
+
+    They take longest: if they began last, one worker would wait for the other.
+    """
     items.sort(key=lambda item: item.path.stem != "test_notebooks")
 
 
@@ -40,12 +48,13 @@ def apart(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture(scope="session")
 def server(apart: None) -> Iterator[tuple[str, str | None]]:
-    """URL and key of the one server: the one in CSPROTO_BASE_URL, else one of our own."""
+    """URL and key of the server: the one in CSPROTO_BASE_URL, or else one that is started here."""
     if url := os.environ.get("CSPROTO_BASE_URL"):
         yield url, os.environ.get("CSPROTO_API_KEY")
         return
     with Server() as running:
-        os.environ["CSPROTO_BASE_URL"], os.environ["CSPROTO_API_KEY"] = running.base_url, running.api_key
+        os.environ["CSPROTO_BASE_URL"] = running.base_url
+        os.environ["CSPROTO_API_KEY"] = running.api_key
         yield running.base_url, running.api_key
         del os.environ["CSPROTO_BASE_URL"], os.environ["CSPROTO_API_KEY"]
 
@@ -59,7 +68,7 @@ def endpoint(server: tuple[str, str | None]):
 
 @pytest.fixture
 def engine(tmp_path: Path) -> Engine:
-    """A freshly filled demo shop whose "now" is NOW."""
+    """A freshly filled demo shop whose present is NOW."""
     engine = open_engine(f"sqlite:///{tmp_path / 'shop.db'}")
     demo.fill(engine, NOW)
     return engine
@@ -67,20 +76,29 @@ def engine(tmp_path: Path) -> Engine:
 
 @pytest.fixture
 def make_assistant(endpoint, engine: Engine) -> Callable:
-    from csproto.assistant import Assistant
+    """Makes a desk on `engine`.
+
+    It uses the model server of the run, unless `on` gives another endpoint.
+    """
+    from csproto.opening import desk_on
     from csproto.shop.orders import OrderApi
 
-    def make(faults=None, temperature: float = 0.0, on=None):
-        return Assistant(on or endpoint, OrderApi(engine, faults), clock=lambda: NOW, temperature=temperature)
+    def make(faults=None, temperature: float = 0.0, on=None, **options):
+        orders = OrderApi(engine, faults)
+        return desk_on(
+            on or endpoint, orders, clock=lambda: NOW, temperature=temperature, **options
+        )
 
     return make
 
 
 @pytest.fixture
 def run_cli() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run a `csproto` command as a user would."""
+    """Runs a `csproto` command as a user would."""
 
-    def run(*words: str, timeout: float = 120, **environment: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        *words: str, timeout: float = 120, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "csproto.cli", *words],
             env={**os.environ, **environment},

@@ -1,4 +1,7 @@
-"""PostgreSQL for the tests that run on both databases: a private cluster, from Debian's package where it is installed."""
+"""Databases for the tests that run on SQLite and on PostgreSQL.
+
+PostgreSQL is a private server, from Debian's package if that is installed.
+"""
 
 import itertools
 import os
@@ -19,7 +22,7 @@ from csproto.shop.store import open_engine
 
 
 def server_binaries() -> Path | None:
-    """Where PostgreSQL's own programs are, if there are any."""
+    """Return the folder of PostgreSQL's own programs, or None."""
     found = shutil.which("initdb")
     folders = [Path(found).resolve().parent] if found else []
     folders += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
@@ -27,7 +30,11 @@ def server_binaries() -> Path | None:
 
 
 def unprivileged() -> tuple[list[str], pwd.struct_passwd | None]:
-    """How to run a command as somebody who may run PostgreSQL, which refuses to be root."""
+    """Return how to run a command as a user who may run PostgreSQL, which refuses to be root.
+
+    Returns the words before the command, and the user if it is another one. Skips the
+    test if there is no such user.
+    """
     if os.getuid() != 0:
         return [], None
     for name in ("postgres", "nobody"):
@@ -36,48 +43,44 @@ def unprivileged() -> tuple[list[str], pwd.struct_passwd | None]:
         except KeyError:
             continue
         if shutil.which("setpriv"):
-            return ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"], user
+            ids = [f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}"]
+            return ["setpriv", *ids, "--clear-groups"], user
         if shutil.which("runuser"):
             return ["runuser", "-u", name, "--"], user
-    pytest.skip("PostgreSQL refuses to run as root, and there is neither another user with setpriv nor runuser")
+    pytest.skip(
+        "PostgreSQL refuses to run as root, "
+        "and there is neither another user with setpriv nor runuser"
+    )
 
 
 @contextmanager
 def cluster() -> Iterator[tuple[str, subprocess.Popen]]:
-    """URL and process of a private PostgreSQL that listens on a socket in its own folder only."""
+    """Yield URL and process of a private PostgreSQL server.
+
+    It listens only on a socket in its own folder.
+    """
     binaries = server_binaries()
     if binaries is None:
         pytest.skip("no PostgreSQL server (initdb, postgres) is installed")
     pytest.importorskip("psycopg", reason="the driver psycopg is not installed")
     prefix, user = unprivileged()
-    # Not in tmp_path: its parents are closed to the other user.
+    # Not in tmp_path: the other user cannot enter the folders above it.
     folder = Path(tempfile.mkdtemp(prefix="csproto-pg-"))
     try:
         if user:
             os.chown(folder, user.pw_uid, user.pw_gid)
-        initdb = [
-            *prefix,
-            binaries / "initdb",
-            "-D",
-            folder / "data",
-            "-U",
-            "shop",
-            "--auth=trust",
-            "--no-sync",
-            "-E",
-            "UTF8",
-        ]
+        initdb = [*prefix, binaries / "initdb", "-D", folder / "data", "-U", "shop"]
+        initdb += ["--auth=trust", "--no-sync", "-E", "UTF8"]
         subprocess.run(initdb, check=True, capture_output=True, cwd=folder)
-        options = ["-k", folder, "-c", "listen_addresses=", "-c", "fsync=off"]
-        server = subprocess.Popen(
-            [*prefix, binaries / "postgres", "-D", folder / "data", *options], cwd=folder, stderr=subprocess.DEVNULL
-        )
+        postgres = [*prefix, binaries / "postgres", "-D", folder / "data", "-k", folder]
+        postgres += ["-c", "listen_addresses=", "-c", "fsync=off"]
+        server = subprocess.Popen(postgres, cwd=folder, stderr=subprocess.DEVNULL)
         try:
             url = f"postgresql+psycopg://shop@/postgres?host={folder}"
             wait_until_it_answers(url, server)
             yield url, server
         finally:
-            server.send_signal(signal.SIGQUIT)  # at once: nothing of it is kept
+            server.send_signal(signal.SIGQUIT)  # stops at once; none of the data is needed
             server.wait(30)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -85,7 +88,7 @@ def cluster() -> Iterator[tuple[str, subprocess.Popen]]:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
-    """URL of the PostgreSQL that tests share."""
+    """URL of the PostgreSQL server that tests share."""
     with cluster() as (url, _):
         yield url
 
@@ -106,7 +109,7 @@ def wait_until_it_answers(url: str, server: subprocess.Popen) -> None:
 
 @pytest.fixture(scope="session")
 def postgres_database(postgres: str) -> Callable[[], str]:
-    """Makes an empty database in the cluster, and returns its URL."""
+    """Makes an empty database on the PostgreSQL server, and returns its URL."""
     numbers = itertools.count()
 
     def make() -> str:
@@ -122,7 +125,7 @@ def postgres_database(postgres: str) -> Callable[[], str]:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def empty_database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """URL of an empty database, on each system in turn."""
+    """URL of an empty database, on SQLite and on PostgreSQL in turn."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'empty.db'}"
     return request.getfixturevalue("postgres_database")()

@@ -1,4 +1,7 @@
-"""The harness: the work is the same for everybody, the arithmetic is right against answers known beforehand, and real servers can be compared."""
+"""The bench.
+
+The same work for every arm, arithmetic with known answers, and real servers compared.
+"""
 
 import json
 import math
@@ -14,58 +17,47 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from sqlalchemy import select
-from sqlalchemy.orm import Session
-from support import ROOT
+from support import NOW, ROOT
 
-from csproto import settings, triage
-from csproto.engine.endpoint import CallOptions, Usage
+from csproto import settings
+from csproto.desk.case import Decision
+from csproto.desk.handbook import default_handbook
+from csproto.desk.triage import Triage, Wish
+from csproto.desk.turn import Turn
+from csproto.engine.endpoint import Usage
 from csproto.errors import CsprotoError
-from csproto.evaluate import CaseTurn, Expected
 from csproto.measure import pictures
 from csproto.measure.bench import engines, figures
 from csproto.measure.bench.alone import prompts
-from csproto.measure.bench.arms import ARMS, BLOG_REGEX, DEFAULT, strict
-from csproto.measure.bench.by_hand import clean_json
-from csproto.measure.bench.clients import Call, TimedEndpoint
+from csproto.measure.bench.arms import ARMS, DEFAULT
+from csproto.measure.bench.clients import Call, TimedEndpoint, VllmEndpoint
 from csproto.measure.bench.compare import Plan, compare, full_plan, quick_plan
 from csproto.measure.bench.load import Load, Pass, Played
 from csproto.measure.bench.machine import memory_mb
+from csproto.measure.bench.readers import BLOG_REGEX, ByHand, clean_json, strict
 from csproto.measure.bench.record import COMPARED, lines
 from csproto.measure.bench.work import LENGTHS, conversations
-from csproto.policy import Decision
-from csproto.shop.store import Order
-from csproto.transcript import Message
-from csproto.triage import Intent, Triage
-from csproto.turn import Part, Turn
+from csproto.measure.cases import CaseTurn, Expected
+from csproto.opening import desk_on
+from csproto.shop.orders import OrderApi
 
 # The work.
 
 
-def test_the_work_depends_on_the_seed_alone(engine) -> None:
-    assert conversations(engine, "7", 24) == conversations(engine, "7", 24)
-    assert conversations(engine, "7", 24) != conversations(engine, "8", 24)
-    assert conversations(engine, "7", 24)[:10] == conversations(engine, "7", 10)
+def test_the_work_depends_on_the_seed_alone() -> None:
+    assert conversations("7", 24) == conversations("7", 24)
+    assert conversations("7", 24) != conversations("8", 24)
+    assert conversations("7", 24)[:10] == conversations("7", 10)
 
 
-def test_the_work_is_half_written_half_generated_and_of_three_and_five_turns(engine) -> None:
-    cases = conversations(engine, "7", 40)
+def test_no_conversation_comes_again_before_all_were_played() -> None:
+    cases = conversations("7", 200)
     assert {len(case.turns) for case in cases} == set(LENGTHS)
-    written = [case for case in cases if case.id.startswith("dlg-")]
-    assert len(written) == 20
-    assert len({case.id for case in written}) == 20
-    assert all(turn.expect.action for case in written for turn in case.turns[2:3])
-
-
-def test_generated_customers_ask_about_their_own_orders(engine) -> None:
-    with Session(engine) as session:
-        owner = dict(session.execute(select(Order.id, Order.customer_id)).all())
-    named = 0
-    for case in conversations(engine, "7", 60)[::2]:
-        ids = [turn.expect.order_id for turn in case.turns if turn.expect.order_id]
-        assert all(owner[order_id] == case.customer for order_id in ids)
-        named += bool(ids)
-    assert named >= 27, "nearly every one names an order"
+    names = [case.id for case in cases]
+    once = len(set(names))
+    assert once >= 80
+    assert len(set(names[:once])) == once
+    assert sum(bool(case.turns[2].expect.action) for case in cases[:once]) > once / 2
 
 
 def test_prompts_of_the_engines_share_no_prefix() -> None:
@@ -86,12 +78,25 @@ def test_quantiles_are_those_of_numpy() -> None:
 
 
 def test_a_ratio_of_equal_pairs_is_certain() -> None:
-    assert figures.ratio([(3.0, 2.0), (6.0, 4.0), (1.5, 1.0)]) == {"ratio": 1.5, "low": 1.5, "high": 1.5, "n": 3}
+    assert figures.ratio([(3.0, 2.0), (6.0, 4.0), (1.5, 1.0)]) == {
+        "ratio": 1.5,
+        "low": 1.5,
+        "high": 1.5,
+        "n": 3,
+    }
 
 
 def test_the_bootstrap_of_two_pairs_is_known() -> None:
-    """The means of two draws are 1, 2 and 4 with shares 1/4, 1/2 and 1/4: the 2.5th and 97.5th percentiles are 1 and 4."""
-    assert figures.ratio([(1.0, 1.0), (4.0, 1.0)]) == {"ratio": 2.0, "low": 1.0, "high": 4.0, "n": 2}
+    """The means of two draws are 1, 2 and 4 with shares 1/4, 1/2 and 1/4.
+
+    The 2.5th and 97.5th percentiles are 1 and 4.
+    """
+    assert figures.ratio([(1.0, 1.0), (4.0, 1.0)]) == {
+        "ratio": 2.0,
+        "low": 1.0,
+        "high": 4.0,
+        "n": 2,
+    }
 
 
 def test_turned_round_a_ratio_is_its_inverse() -> None:
@@ -104,99 +109,183 @@ def test_turned_round_a_ratio_is_its_inverse() -> None:
 def test_the_interval_holds_the_truth_about_as_often_as_it_says() -> None:
     pick, inside, experiments = random.Random(11), 0, 200
     for seed in range(experiments):
-        pairs = [(1.3 * math.exp(pick.gauss(0, 0.1)), math.exp(pick.gauss(0, 0.1))) for _ in range(12)]
+        pairs = [
+            (1.3 * math.exp(pick.gauss(0, 0.1)), math.exp(pick.gauss(0, 0.1))) for _ in range(12)
+        ]
         found = figures.ratio(pairs, seed=seed, draws=600)
         inside += found["low"] <= 1.3 <= found["high"]
     assert 0.85 <= inside / experiments <= 0.99
 
 
-def played(place: int, raw: str, *, want: Expected | None = None, ttft: float = 0.0, total: float = 0.0) -> Played:
-    """A turn as it comes back from an arm: ten tokens read, of them eight from the cache, and five written in 40 ms after the first."""
-    understood = strict(raw) or Triage(intent=Intent.OTHER)
-    facts = {"order": "123456"}
-    decision = Decision("give_status", "other.order_card")
-    part = Part(decision, facts, reply="订单123456已收到。" if strict(raw) else "订单999999已收到。")
+GOOD = '{"wishes":[{"intent":"order_status","orders":["123456"]}]}'
+
+
+def played(
+    place: int, raw: str, *, want: Expected | None = None, ttft: float = 0.0, total: float = 0.0
+) -> Played:
+    """A turn as it comes back from an arm.
+
+    Ten tokens read, of them eight from the cache, and five written in 40 ms after
+    the first.
+    """
     turn = Turn(
         "123456",
-        understood,
-        understood,
-        [part],
-        Usage(),
+        "zh",
+        strict(raw) or Triage(wishes=(Wish("other"),)),
+        decisions=(Decision("order_status", "123456", "status.paid"),),
+        usage=Usage(),
         reusable_tokens=9,
         reused_tokens=8,
         ttft_ms=ttft,
         total_ms=total,
     )
-    meta = {"prompt_tokens": 10, "cached_tokens": 8, "completion_tokens": 5, "finish_reason": {"type": "stop"}}
-    call = Call(1.0, 1.1, 1, 1.14, raw, meta)
-    reply = Call(1.2, 1.25, 0, 1.3, "", {})
-    said = CaseTurn(text="123456", expect=want or Expected())
-    return Played("case", "zh", place, said, turn, "", [call, reply], began=0.99)
+    meta = {
+        "prompt_tokens": 10,
+        "cached_tokens": 8,
+        "completion_tokens": 5,
+        "finish_reason": {"type": "stop"},
+    }
+    calls = [Call(1.0, 1.1, 1, 1.14, raw, meta), Call(1.2, 1.25, 0, 1.3, "", {})]
+    return Played(
+        "case",
+        place,
+        CaseTurn(text="123456", expect=want or Expected()),
+        turn,
+        "",
+        calls,
+        began=0.99,
+    )
 
 
 def test_figures_of_known_turns() -> None:
-    want = Expected(intent=Intent.OTHER, order_id="123456", action="give_status")
-    good = '{"intent":"other","order_id":"123456"}'
+    want = Expected(intent="order_status", orders=["123456"], action="give_status", writes=["urge"])
     turns = [
-        played(1, good, ttft=10, total=20),
+        played(1, GOOD, ttft=10, total=20),
         played(2, "not JSON", ttft=20, total=40),
-        played(3, good, want=want, ttft=30, total=60),
-        played(3, '{"intent":"invoice","order_id":"123456"}', want=want, ttft=40, total=80),
+        played(3, GOOD, want=want, ttft=30, total=60),
+        played(3, GOOD.replace("order_status", "invoice"), want=want, ttft=40, total=80),
     ]
-    broken = Call(1.0, 1.0, 0, 9.0, "", {"prompt_tokens": 0, "cached_tokens": 0, "completion_tokens": 0})
-    turns.append(Played("case", "zh", 1, CaseTurn(text="x"), None, "EngineBusy: full", [broken], began=1.0))
+    broken = Call(
+        1.0, 1.0, 0, 9.0, "", {"prompt_tokens": 0, "cached_tokens": 0, "completion_tokens": 0}
+    )
+    turns.append(
+        Played("case", 1, CaseTurn(text="x"), None, "EngineBusy: full", [broken], began=1.0)
+    )
     found = figures.summary([Pass(turns, 2, seconds=2.0, client_seconds=0.05)], strict)
     assert (found["turns"], found["errors"], found["conversations"]) == (5, 1, 2)
     assert (found["turns_per_s"], found["conversations_per_s"]) == (2.0, 1.0)
     assert found["ttft_ms"]["p50"] == 25
     assert found["latency_ms"] == {"p50": 50.0, "p95": 77.0, "p99": 79.4}
-    assert found["reply_token_ms"]["p50"] == pytest.approx(260)
     assert found["tpot_ms"]["p50"] == pytest.approx(10)
     assert found["json_valid"] == 0.6
     assert found["third_turn"] == {"n": 2, "accuracy": 0.5}
     assert found["reused"] == pytest.approx(8 / 9, abs=1e-4)
     assert found["computed_tokens_per_turn"] == pytest.approx(4 * 2 / 5)
-    assert found["replies_grounded"] == 0.75
     assert found["client_cpu_ms_per_turn"] == 10.0
 
 
-# The baseline.
+# The readers of the arms without a grammar.
+
+INVOICE = Triage(wishes=(Wish("invoice", ("123456",)),))
 
 
 @pytest.mark.parametrize(
-    ("raw", "intent", "order_id"),
+    ("raw", "triage"),
     [
-        ('{"intent":"invoice","order_id":"123456"}', "invoice", "123456"),
-        ('```json\n{"intent": "invoice", "order_id": "123456",}\n```', "invoice", "123456"),
-        ("Sure! Here it is: {'intent': 'INVOICE', 'order_id': '#123456'} Anything else?", "invoice", "123456"),
-        ("{“intent”：“invoice”，“order_id”：“123456”}", "invoice", "123456"),
-        ('{"intent":"invoice","order_id":"123456"', "invoice", "123456"),
-        ('{"intent":"invoice","colour":"red","more":["nonsense"]}', "invoice", ""),
+        ('{"wishes":[{"intent":"invoice","orders":["123456"]}]}', INVOICE),
+        ('```json\n{"wishes": [{"intent": "invoice", "orders": ["123456"],}]}\n```', INVOICE),
+        (
+            "Sure! {'wishes': [{'intent': 'INVOICE', 'orders': ['#123456']}]} Anything else?",
+            INVOICE,
+        ),
+        ("{“wishes”：[{“intent”：“invoice”，“orders”：[123456]}]}", INVOICE),
+        ('{"intent":"invoice","orders":"123456"', INVOICE),
+        (
+            '{"wishes":[{"intent":"invoice","orders":["123456"],"colour":"red","title":7}, "x"]}',
+            INVOICE,
+        ),
+        ('{"wishes":[{"intent":"invoice","orders":["none"]}]}', Triage(wishes=(Wish("invoice"),))),
+        ('{"act":"confirm"}', Triage("confirm")),
+        (
+            '{"wishes":[{"intent":"return_exchange","remedy":"repair","cause":"bored","reason":"x"}]}',
+            Triage(wishes=(Wish("return_exchange", (), {"remedy": "repair", "reason": "x"}),)),
+        ),
     ],
 )
-def test_a_careful_hand_saves_what_can_be_saved(raw: str, intent: str, order_id: str) -> None:
-    found = clean_json(raw)
-    assert found is not None
-    assert (found.intent.value, found.order_id) == (intent, order_id)
+def test_a_careful_hand_saves_what_can_be_saved(raw: str, triage: Triage) -> None:
+    assert clean_json(raw) == triage
 
 
-@pytest.mark.parametrize("raw", ["", "I would like to help", "{", '{"intent":"shopping"}', "[1, 2]", '{"intent": {'])
-def test_what_cannot_be_saved_is_said_to_be_so(raw: str) -> None:
+@pytest.mark.parametrize(
+    "raw", ["", "I would like to help", "{", '{"intent":"shopping"}', "[1, 2]", '{"intent": {']
+)
+def test_what_cannot_be_saved_is_none(raw: str) -> None:
     assert clean_json(raw) is None
 
 
 def test_the_blogs_regex_lets_invalid_json_through() -> None:
-    raw = '{"intent":"invoice","order_id":"12\n34","reason":"x"}'
+    raw = '{"wishes":[{"intent":"invoice","orders":["12\n34"],"reason":"x"}]}'
     assert re.fullmatch(BLOG_REGEX, raw)
     assert strict(raw) is None
+    assert strict(raw.replace("\n", "")) == Triage(wishes=(Wish("invoice", ("1234",)),))
 
 
 # The servers.
 
 
+def test_vllm_is_asked_for_the_same_and_answers_in_the_same_form(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A desk that asks SGLang for a grammar and probabilities gets both from vLLM's events."""
+    logprobs = {
+        "tokens": ["{", "}"],
+        "token_logprobs": [-0.1, -0.2],
+        "top_logprobs": [{"{": -0.1, "[": -2.0}, None],
+    }
+    events = [
+        {"choices": [{"text": "{}", "finish_reason": None, "logprobs": logprobs}]},
+        {
+            "choices": [{"text": "", "finish_reason": "stop"}],
+            "usage": {"prompt_tokens": 7, "completion_tokens": 2},
+        },
+    ]
+    monkeypatch.setattr(
+        TimedEndpoint, "get_json", lambda self, path: {"data": [{"id": "m", "root": "/m"}]}
+    )
+    monkeypatch.setattr(TimedEndpoint, "_events", lambda self, body: iter(events))
+    endpoint = VllmEndpoint("http://127.0.0.1:1")
+    assert (endpoint.model_name, endpoint.model_info["model_path"]) == ("m", "/m")
+    (_, last) = endpoint._events({})
+    assert last["text"] == "{}"
+    assert last["meta_info"]["output_token_logprobs"] == [(-0.1, None, "{"), (-0.2, None, "}")]
+    assert last["meta_info"]["output_top_logprobs"] == [[(-0.1, None, "{"), (-2.0, None, "[")], []]
+    assert last["meta_info"]["finish_reason"] == {"type": "stop"}
+    body = {
+        "text": "hi",
+        "sampling_params": {"max_new_tokens": 9, "ebnf": "root ::= x"},
+        "top_logprobs_num": 5,
+    }
+    asked = endpoint._for_vllm(body | {"cache_salt": "arm"})
+    assert asked == {
+        "model": "m",
+        "prompt": "hi",
+        "max_tokens": 9,
+        "temperature": 0.0,
+        "structured_outputs": {"grammar": "root ::= x"},
+        "cache_salt": "arm",
+        "logprobs": 5,
+    }
+
+
 def test_memory_counts_files_in_full_and_shared_pages_once() -> None:
-    """Of one process it lies between its proportional and its resident set; a block that a fork shares counts once."""
-    code = "import os, time; block = b'x' * 2**26; print('up' if os.fork() else '', end='', flush=True); time.sleep(60)"
+    """Of one process it lies between its proportional and its resident set.
+
+    A block that a fork shares counts once.
+    """
+    code = (
+        "import os, time; block = b'x' * 2**26; "
+        "print('up' if os.fork() else '', end='', flush=True); time.sleep(60)"
+    )
     child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     family: list[psutil.Process] = []
     try:
@@ -208,7 +297,9 @@ def test_memory_counts_files_in_full_and_shared_pages_once() -> None:
         together, sums = memory_mb(family), [p.memory_full_info() for p in family]
         assert together is not None
         assert sum(m.pss for m in sums) <= together * 2**20 * 1.01
-        assert together * 2**20 <= sum(m.rss for m in sums) - 60 * 2**20, "the block of 64 MiB is shared"
+        assert together * 2**20 <= sum(m.rss for m in sums) - 60 * 2**20, (
+            "the block of 64 MiB is shared"
+        )
     finally:
         for process in family:
             process.kill()
@@ -228,7 +319,7 @@ time.sleep(60)
 
 def test_a_stopped_server_dies_with_its_owner() -> None:
     with subprocess.Popen(
-        [sys.executable, "-c", OWNER, str(engines.MORTAL)],
+        [sys.executable, "-c", OWNER, str(engines.DIE_WITH_PARENT)],
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
@@ -242,7 +333,9 @@ def test_a_stopped_server_dies_with_its_owner() -> None:
     assert not psutil.wait_procs([child], 10)[1]
 
 
-def test_what_is_missing_is_said_before_anything_is_started(run_cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_missing_is_said_before_anything_is_started(
+    run_cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
     done = run_cli("bench", CSPROTO_VLLM_PYTHON="/nowhere/python")
     assert done.returncode == 1
     assert "make bench-setup" in done.stderr
@@ -255,7 +348,9 @@ def test_what_is_missing_is_said_before_anything_is_started(run_cli, monkeypatch
 
 def test_vllms_environment_is_pinned_and_free_of_cuda() -> None:
     wanted = [
-        line for line in (ROOT / "requirements" / "vllm.txt").read_text().splitlines() if not line.startswith("#")
+        line
+        for line in (ROOT / "requirements" / "vllm.txt").read_text().splitlines()
+        if not line.startswith("#")
     ]
     assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in wanted)
     assert not [line for line in wanted if line.startswith(("nvidia", "cuda", "flashinfer"))]
@@ -266,26 +361,49 @@ def test_vllms_environment_is_pinned_and_free_of_cuda() -> None:
 
 @pytest.fixture(scope="module")
 def on_one_server(server) -> dict:
-    """Three arms on the server of the whole run, with as little work as can be."""
+    """Two arms on the server of the whole run, with little work."""
     plan = Plan(
-        ("csproto", "free-text", "blog-regex"), 2, (Load("closed-2", 4, 2), Load("open-4", 2, rate=4)), (1, 2, 2)
+        ("csproto", "free-text"), 2, (Load("closed-2", 4, 2), Load("open-4", 2, rate=4)), (1, 2, 2)
     )
     return compare(plan, urls={"sglang": server[0]})
 
 
-def test_an_arm_finds_nothing_that_another_one_left(server) -> None:
-    cached = {}
-    text = "订单123456到哪了"
+def test_an_arm_finds_nothing_that_another_one_left(server, engine) -> None:
+    """The same opening with the same nonce: only the arm itself finds it in the cache."""
+    cached: dict[str, list[int]] = {"one": [], "two": []}
     for arm in ("one", "two", "one"):
         endpoint = TimedEndpoint(*server, arm=arm)
-        options = CallOptions(ebnf=triage.grammar(text), cache_salt="a customer")
-        program, prompt = triage.program(), [Message("system", "csproto")]
-        program.run(prompt, text, temperature=0.0, backend=endpoint.with_options(options), use_thread=False)
-        (call,) = endpoint.calls
-        assert strict(call.text)
-        cached.setdefault(arm, []).append(call.meta["cached_tokens"])
+        desk = desk_on(endpoint, OrderApi(engine), clock=lambda: NOW)
+        desk.turn(desk.open("C001", nonce="1" * 15), "你好")
+        cached[arm].append(endpoint.calls[0].meta["cached_tokens"])
     assert cached["one"][0] == cached["two"][0] == 0
     assert cached["one"][1] > 0
+
+
+@pytest.mark.parametrize("name", ["free-text", "blog-regex"])
+def test_an_arm_without_the_grammar_takes_the_same_steps(server, engine, name: str) -> None:
+    endpoint = TimedEndpoint(*server, arm=name)
+    desk = ARMS[name].desk(endpoint, OrderApi(engine), NOW)
+    conversation = desk.open("C001")
+    for text in ("我被扣了两次99元 订单789012", "是"):
+        turn = desk.turn(conversation, text)
+        assert turn.reply
+        assert turn.triage.wishes or turn.triage.act != "ask"
+        assert all(wish.intent in default_handbook().wishes for wish in turn.triage.wishes)
+
+
+def test_claims_and_replies_that_do_not_fit_are_no_reason_to_stop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(TimedEndpoint, "get_json", lambda self, path: {"model_path": "/m"})
+    reader = ByHand(TimedEndpoint("http://127.0.0.1:1"), default_handbook().intents, {})
+    for raw, kept in (
+        ('{"amount":"99","times":2,"x":1}', {"amount": "99", "times": 2}),
+        ("no idea", {}),
+        ("{}", {}),
+    ):
+        monkeypatch.setattr(reader, "_run", lambda *_, raw=raw: Call(0, 0, 0, 0, raw, {}))
+        assert json.loads(reader.claims([], "").text) == kept
 
 
 def test_every_arm_plays_the_same_work(on_one_server) -> None:
@@ -299,9 +417,8 @@ def test_every_arm_plays_the_same_work(on_one_server) -> None:
 def test_the_grammar_makes_json_valid_and_the_transcript_is_reused(on_one_server) -> None:
     found = on_one_server["arms"]["csproto"]["loads"]["closed-2"]
     assert found["json_valid"] == 1.0
-    assert found["replies_grounded"] == 1.0
     assert found["reused"] >= 0.95
-    assert found["third_turn"]["n"] == 4  # two of four conversations are from the dialogue set, in two rounds
+    assert found["third_turn"]["n"] >= 4  # of eight conversations
 
 
 def test_a_record_holds_rounds_ratios_and_the_machine_and_no_place_of_it(on_one_server) -> None:
@@ -340,7 +457,10 @@ def test_the_plans_are_what_the_documents_say() -> None:
         "cold", "closed-1", "closed-4", "closed-16", "open-1", "open-2", "open-4"
     ]  # fmt: skip
     quick = quick_plan(DEFAULT, 3, (1, 2, 4), 0)
-    assert sum(load.conversations for load in quick.loads) < sum(load.conversations for load in full.loads) / 2
+    assert (
+        sum(load.conversations for load in quick.loads)
+        < sum(load.conversations for load in full.loads) / 2
+    )
 
 
 @pytest.mark.long
@@ -366,12 +486,20 @@ def test_a_quick_comparison_of_servers_of_its_own(run_cli, tmp_path: Path) -> No
     arms = {name: arm["loads"]["closed-4"] for name, arm in record["arms"].items()}
     assert all(found["errors"] == 0 for found in arms.values())
     assert all(found["json_valid"] == 1.0 for found in arms.values())
-    assert arms["csproto"]["prompt_tokens_per_turn"] == pytest.approx(arms[other]["prompt_tokens_per_turn"], rel=0.1)
+    assert arms["csproto"]["prompt_tokens_per_turn"] == pytest.approx(
+        arms[other]["prompt_tokens_per_turn"], rel=0.1
+    )
     assert arms["csproto"]["computed_tokens_per_turn"] < arms[other]["computed_tokens_per_turn"]
     for engine in record["engines"].values():
         assert engine["peak_memory_mb"] > 100
         assert engine["idle_share_of_a_core"] < 0.5
-        assert all(speed > 0 for speeds in engine["alone_tokens_per_s"].values() for speed in speeds)
+        assert all(
+            speed > 0 for speeds in engine["alone_tokens_per_s"].values() for speed in speeds
+        )
         assert not [word for word in engine["flags"] if word.startswith("/")]
     assert {"peak_memory_mb", "tokens_per_s"} <= {found["figure"] for found in record["ratios"]}
-    assert not [p for p in psutil.process_iter(["cmdline"]) if str(engines.MORTAL) in (p.info["cmdline"] or [])]
+    assert not [
+        p
+        for p in psutil.process_iter(["cmdline"])
+        if str(engines.DIE_WITH_PARENT) in (p.info["cmdline"] or [])
+    ]

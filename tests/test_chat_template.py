@@ -1,4 +1,4 @@
-"""Chat templates taken apart: the marks around a message, by the template beside the weights."""
+"""The marks around a message are read from the chat template beside the weights."""
 
 import json
 from pathlib import Path
@@ -11,25 +11,33 @@ LLAMA3 = """\
 {%- for m in messages -%}
 {{- '<|start_header_id|>' + m['role'] + '<|end_header_id|>\\n\\n' + m['content'] + '<|eot_id|>' -}}
 {%- endfor -%}
-{%- if add_generation_prompt -%}{{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' -}}{%- endif -%}
+{%- if add_generation_prompt -%}
+{{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' -}}
+{%- endif -%}
 """
 GEMMA = """\
 {{- bos_token -}}
 {%- for m in messages -%}
-{%- if m['role'] == 'system' -%}{{- raise_exception('System role not supported') -}}{%- endif -%}
+{%- if m['role'] == 'system' -%}
+{{- raise_exception('System role not supported') -}}
+{%- endif -%}
 {{- '<start_of_turn>' + ('model' if m['role'] == 'assistant' else m['role']) + '\\n' -}}
 {{- m['content'] | trim + '<end_of_turn>\\n' -}}
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{- '<start_of_turn>model\\n' -}}{%- endif -%}
 """
 THINKS = """\
-{%- if messages[0]['role'] != 'system' -%}{{- '<|im_start|>system\\nYou help.<|im_end|>\\n' -}}{%- endif -%}
+{%- if messages[0]['role'] != 'system' -%}
+{{- '<|im_start|>system\\nYou help.<|im_end|>\\n' -}}
+{%- endif -%}
 {%- for m in messages -%}
 {{- '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>\\n' -}}
 {%- endfor -%}
 {%- if add_generation_prompt -%}
 {{- '<|im_start|>assistant\\n' -}}
-{%- if enable_thinking is defined and not enable_thinking -%}{{- '<think>\\n\\n</think>\\n\\n' -}}{%- endif -%}
+{%- if enable_thinking is defined and not enable_thinking -%}
+{{- '<think>\\n\\n</think>\\n\\n' -}}
+{%- endif -%}
 {%- endif -%}
 """
 
@@ -65,7 +73,9 @@ def test_without_a_template_it_is_chatml(tmp_path: Path) -> None:
     assert marks_of("Qwen/Qwen2.5-7B-Instruct") == CHATML
 
 
-@pytest.mark.parametrize("template", ["{% for %}", "{{ messages[-1]['role'] }}", "{{ messages | length }}"])
-def test_what_cannot_be_taken_apart_is_said(tmp_path: Path, template: str) -> None:
+@pytest.mark.parametrize(
+    "template", ["{% for %}", "{{ messages[-1]['role'] }}", "{{ messages | length }}"]
+)
+def test_a_template_without_fixed_marks_is_refused(tmp_path: Path, template: str) -> None:
     with pytest.raises(TemplateUnusable):
         marks_of(folder(tmp_path, template))

@@ -1,4 +1,7 @@
-"""The endpoint against the real server: typed errors, time-outs, stopping; and the DSL's traps, raw and closed."""
+"""The endpoint against the real server.
+
+Typed errors, time-outs, stopping; and the DSL's traps, raw and closed.
+"""
 
 import json
 import socket
@@ -16,6 +19,8 @@ from sglang.lang.backend.runtime_endpoint import RuntimeEndpoint
 from support import running_requests
 from tokenizers import Tokenizer
 
+from csproto.desk.handbook import default_handbook
+from csproto.desk.triage import from_wire, grammar
 from csproto.engine.endpoint import (
     CallOptions,
     Endpoint,
@@ -29,7 +34,8 @@ from csproto.engine.endpoint import (
     WrongKey,
 )
 from csproto.settings import MINI_MODEL
-from csproto.triage import grammar
+
+TRIAGE = grammar(default_handbook(), "订单123456到哪了", ["123456"], waiting=False, begun=False)
 
 
 @sgl.function
@@ -40,30 +46,41 @@ def answer(s, text, tokens=16):
 
 def run(endpoint, text="你好", tokens=16, **options):
     return answer.run(
-        text=text, tokens=tokens, temperature=0, backend=endpoint.with_options(CallOptions(**options)), use_thread=False
+        text=text,
+        tokens=tokens,
+        temperature=0,
+        backend=endpoint.with_options(CallOptions(**options)),
+        use_thread=False,
     )
 
 
 def test_a_grammar_reaches_the_server_and_figures_come_back(endpoint) -> None:
     usage = Usage()
-    state = run(endpoint, "订单123456到哪了", 96, ebnf=grammar(), usage=usage)
-    assert state["answer"].startswith('{"intent":"')
+    state = run(endpoint, "订单123456到哪了", 96, ebnf=TRIAGE, usage=usage)
+    assert from_wire(state["answer"]).wishes
     assert usage.model_calls == 1
     assert usage.prompt_tokens > usage.cached_tokens >= 0
     assert usage.completion_tokens > 0
 
 
-@pytest.mark.parametrize("text", ["订单5519283304还没到", "where is order 901234?", "ﾊｰﾌ ＡＢＣ１２３ é", "a  b\n\nc"])
+@pytest.mark.parametrize(
+    "text", ["订单5519283304还没到", "where is order 901234?", "ﾊｰﾌ ＡＢＣ１２３ é", "a  b\n\nc"]
+)
 def test_the_server_reads_text_as_the_model_was_taught_to(endpoint, text: str) -> None:
-    """Transformers replaces the rules of tokenizer.json for some architectures: the model then sees tokens in an order it never learnt."""
-    answer = json.loads(endpoint.post("/generate", {"text": text, "sampling_params": {"max_new_tokens": 1}}))
+    """Transformers replaces the rules of tokenizer.json for some architectures.
+
+    The model then sees tokens in an order it never learnt.
+    """
+    answer = json.loads(
+        endpoint.post("/generate", {"text": text, "sampling_params": {"max_new_tokens": 1}})
+    )
     ids = Tokenizer.from_file(str(MINI_MODEL / "tokenizer.json")).encode(text).ids
     assert answer["meta_info"]["prompt_tokens"] == len(ids)
 
 
 def test_truncation_is_an_error_and_never_half_a_json(endpoint) -> None:
     with pytest.raises(GenerationTruncated, match="cut at 2 tokens"):
-        run(endpoint, "订单123456到哪了", 2, ebnf=grammar())
+        run(endpoint, "订单123456到哪了", 2, ebnf=TRIAGE)
 
 
 def test_a_bad_grammar_is_refused_in_words(endpoint) -> None:
@@ -97,7 +114,11 @@ def test_a_server_that_accepts_and_falls_silent() -> None:
 
 
 class Relay(socketserver.ThreadingTCPServer):
-    """Passes bytes on to a server; `cut` closes the next so many connections when a request has come in, before any answer."""
+    """Passes bytes on to a server.
+
+    `cut` closes the next so many connections when a request has come in, before any
+    answer.
+    """
 
     daemon_threads = True
 
@@ -171,7 +192,10 @@ NO_SCHEMA = '{"type": "no such type"}'  # the server refuses it
 
 
 class Attempt(threading.Thread):
-    """Something tried in a thread of its own, so that it may hang; a daemon, so that the tests end all the same."""
+    """Something tried in a thread of its own, so that it may hang.
+
+    A daemon, so that the tests end all the same.
+    """
 
     def __init__(self, what: Callable[[], object]) -> None:
         super().__init__(daemon=True)
@@ -211,7 +235,7 @@ def refused(s):
 
 @sgl.function
 def persistent(s):
-    """A program that notices that it has no answer and asks again in plainer words, as one would write it."""
+    """A program that asks again in plainer words when it has no answer."""
     s += sgl.user("hi")
     s += sgl.assistant(sgl.gen("answer", max_tokens=4, json_schema=NO_SCHEMA))
     if s.get_meta_info("answer") is None:
@@ -221,7 +245,10 @@ def persistent(s):
 
 @pytest.mark.filterwarnings("ignore:Error in stream_executor")
 def test_trap_a_failed_generation_is_told_to_nobody(raw, endpoint) -> None:
-    """Raw: a warning, and a KeyError for the answer. Ours: the server's reason, raised where it happened."""
+    """Raw: a warning, and a KeyError for the answer.
+
+    Ours: the server's reason, raised where it happened.
+    """
     state = refused.run(backend=raw)
     with pytest.raises(KeyError, match="answer"):
         state["answer"]
@@ -231,7 +258,10 @@ def test_trap_a_failed_generation_is_told_to_nobody(raw, endpoint) -> None:
 
 @pytest.mark.filterwarnings("ignore:Error in stream_executor")
 def test_trap_a_program_that_goes_on_after_a_failure_hangs(raw, endpoint) -> None:
-    """Raw: what is appended after the failure is never worked off, so reading it, the text or even the error waits for ever. Ours: raised."""
+    """Raw: whoever reads anything after the failure waits for ever. Ours: raised.
+
+    What is appended is never worked off, and so neither the text nor the error comes.
+    """
     state = persistent.run(backend=raw)
     attempts = [Attempt(read) for read in (lambda: state["second"], state.text, state.error)]
     assert all(attempt.hangs for attempt in attempts)
@@ -241,16 +271,26 @@ def test_trap_a_program_that_goes_on_after_a_failure_hangs(raw, endpoint) -> Non
 
 @pytest.mark.filterwarnings("ignore:Error in stream_executor")
 def test_trap_a_stream_that_fails_looks_like_one_that_is_empty(raw, endpoint) -> None:
-    """Raw: whoever reads the stream of a prompt that is too long sees no text and no error. Ours: raised."""
+    """Raw.
+
+    Whoever reads the stream of a prompt that is too long sees no text and no error.
+    Ours: raised.
+    """
     text = "长" * 60_000
-    attempt = Attempt(lambda: list(answer.run(text=text, backend=raw, stream=True).text_iter("answer")))
+    attempt = Attempt(
+        lambda: list(answer.run(text=text, backend=raw, stream=True).text_iter("answer"))
+    )
     assert "".join(attempt.outcome) == ""
     with pytest.raises(RequestRefused, match=r"(?i)long|length|exceed"):
         run(endpoint, text)
 
 
 def test_trap_a_stream_that_is_given_up_looks_like_one_that_is_finished(raw, endpoint) -> None:
-    """Raw: a grammar that is refused leaves a stray token, no error, and the word abort in the figures. Ours: raised."""
+    """Raw.
+
+    A grammar that is refused leaves a stray token, no error, and the word abort in
+    the figures. Ours: raised.
+    """
     state = refused.run(backend=raw, stream=True)
     attempt = Attempt(lambda: list(state.text_iter("answer")))
     assert isinstance(attempt.outcome, list)
@@ -261,7 +301,10 @@ def test_trap_a_stream_that_is_given_up_looks_like_one_that_is_finished(raw, end
 
 
 def test_trap_a_server_that_falls_silent_is_waited_for_without_end(endpoint) -> None:
-    """Raw: no time-out anywhere, not even when it is made. Ours: EngineTimeout, when it is made and in the midst of an answer."""
+    """Raw: no time-out anywhere, not even when it is made.
+
+    Ours: EngineTimeout, when it is made and in the midst of an answer.
+    """
     with socket.socket() as deaf:
         deaf.bind(("127.0.0.1", 0))
         deaf.listen()
@@ -276,10 +319,17 @@ def test_trap_a_server_that_falls_silent_is_waited_for_without_end(endpoint) -> 
 
 
 def test_trap_the_template_is_chosen_by_the_models_path(raw, endpoint) -> None:
-    """Raw: the folder's name is no model the DSL knows, so roles become USER: and ASSISTANT:. Ours: ChatML."""
+    """Raw.
+
+    The folder's name is no model the DSL knows, so roles become USER: and
+    ASSISTANT:. Ours: ChatML.
+    """
     state = answer.run(text="hi", tokens=1, backend=raw, use_thread=False)
     assert state.text().startswith("USER:")
     ours = answer.run(
-        text="hi", tokens=96, backend=endpoint.with_options(CallOptions(ebnf=grammar())), use_thread=False
+        text="hi",
+        tokens=96,
+        backend=endpoint.with_options(CallOptions(ebnf=TRIAGE)),
+        use_thread=False,
     )
     assert ours.text().startswith("<|im_start|>user\nhi<|im_end|>")

@@ -1,16 +1,25 @@
-"""The figures an evaluation draws from its turns."""
+"""The figures that an evaluation draws from its turns."""
 
 import json
+from pathlib import Path
+from typing import Any
 
-import pandas as pd
 import pytest
 
-from csproto.evaluate import Report
+from csproto.desk.profile import Profile, profile_of
+from csproto.desk.state import Limits
+from csproto.errors import CsprotoError
+from csproto.measure.baselines import Keywords
+from csproto.measure.cases import BadCases, Case
+from csproto.measure.evaluate import half, limits_for, write_limits
+from csproto.measure.play import play_all
+from csproto.measure.report import Report
 from csproto.measure.statistics import wilson
 
 
 @pytest.mark.parametrize(
-    ("right", "n", "low", "high"), [(0, 10, 0.0, 0.2775), (5, 10, 0.2366, 0.7634), (10, 10, 0.7225, 1.0)]
+    ("right", "n", "low", "high"),
+    [(0, 10, 0.0, 0.2775), (5, 10, 0.2366, 0.7634), (10, 10, 0.7225, 1.0)],
 )
 def test_wilson(right: int, n: int, low: float, high: float) -> None:
     assert wilson(right, n) == pytest.approx((low, high), abs=5e-4)
@@ -24,55 +33,141 @@ def test_an_interval_holds_its_share() -> None:
             assert 0 <= low <= right / n <= high <= 1
 
 
-def turn(
-    case: str, place: int, intent: str | None = "other", action: str | None = None, **more: object
-) -> dict[str, object]:
-    row = {"id": case, "lang": "en", "turn": place, "text": "hi", "error": None, "replies": 1, "grounded": 1}
-    row |= {"fallbacks": 0, "reused_tokens": 1, "reusable_tokens": 1, "ttft_ms": 1.0, "total_ms": 1.0}
-    row |= {"want_intent": "other", "want_order_id": None, "want_action": "small_talk" if action else None}
-    row |= dict.fromkeys(("want_reason", "want_address", "want_more", "reason", "address", "more"))
-    return row | {"intent": intent, "order_id": "", "copied_id": "", "action": action, **more}
+def turn(case: str, place: int = 1, *, sure: float = 0.9, **more: Any) -> dict[str, Any]:
+    """One turn that was played, right in all that it states unless `more` says otherwise."""
+    row: dict[str, Any] = {
+        "id": case,
+        "lang": "en",
+        "turn": place,
+        "text": "hi",
+        "error": None,
+        "triage": {"act": "ask", "wishes": [{"intent": "other", "orders": []}]},
+        "sure": sure,
+        "runner_up": None,
+        "decisions": [{"action": "small_talk", "rule": "other.small_talk", "order": None}],
+        "writes": [],
+        "usage": {"total_ms": 10.0, "ttft_ms": 9.0, "reusable_tokens": 4, "reused_tokens": 3},
+        "expect": {"intent": "other", "writes": []},
+        "right": {"intent": True, "writes": True},
+    }
+    return row | more
+
+
+def write(*kinds: str) -> list[dict[str, str]]:
+    return [{"kind": kind, "order": "1"} for kind in kinds]
 
 
 def test_a_case_passes_when_all_its_turns_are_right_in_every_repeat() -> None:
-    turns = [
-        [turn("both", 1), turn("both", 2)],
-        [turn("both", 1), turn("both", 2)],
-        [turn("once", 1), turn("once", 2, intent="invoice")],
-        [turn("once", 1), turn("once", 2)],
-        [turn("never", 1, intent="invoice")],
-        [turn("never", 1, intent="invoice")],
-        [turn("failed", 1)],
-        [turn("failed", 1, intent=None, error="EngineError: gone")],
-    ]
-    report = Report(pd.DataFrame([row for rows in turns for row in rows]), repeat=2)
-    assert report.pass_k() == 0.25
+    wrong = {"right": {"intent": False}}
+    rows = [turn("both"), turn("both", 2), turn("both"), turn("both", 2)]
+    rows += [turn("once"), turn("once", 2, **wrong), turn("once"), turn("once", 2)]
+    rows += [turn("never", **wrong), turn("never", **wrong)]
+    rows += [turn("failed"), turn("failed", error="EngineError: gone")]
+    assert Report(rows, repeat=2).pass_k() == 0.25
 
 
-def test_a_third_turn_is_right_when_all_that_is_stated_is() -> None:
+def test_a_third_turn_is_right_when_all_that_it_states_is() -> None:
     rows = [
-        turn("a", 3, action="small_talk"),
-        turn("b", 3, action="handoff"),
-        turn("c", 3, action="small_talk", intent="invoice"),
-        turn("d", 2, action="handoff"),  # no third turn
-        turn("e", 3),  # states no action
+        turn("a", 3),
+        turn("b", 3, right={"intent": True, "writes": False}),
+        turn("c", 2, right={"intent": False}),  # no third turn
+        turn("d", 3, right={}, expect={}),  # states nothing
     ]
-    figures = Report(pd.DataFrame(rows)).as_dict()
-    assert figures["third_turn_accuracy"] == round(1 / 3, 4)
-    assert figures["action_accuracy"] == 0.5
+    assert Report(rows).as_dict()["third_turn"]["share"] == 0.5
+
+
+def test_unwanted_writes_are_those_beyond_every_alternative() -> None:
+    rows = [
+        turn("wanted", writes=write("urge"), expect={"writes": ["urge"]}),
+        turn("missing", expect={"writes": ["urge"]}, right={"writes": False}),
+        turn("more", writes=write("urge"), right={"writes": False}),
+        turn("either", writes=write("urge"), expect={"writes": [[], ["urge"]]}),
+        turn(
+            "twice",
+            writes=write("urge", "urge"),
+            expect={"writes": [[], ["urge"]]},
+            right={"writes": False},
+        ),
+        turn(
+            "after misses",
+            writes=write("handoff"),
+            decisions=[{"action": "handoff", "rule": "human.after_misses", "order": None}],
+            right={"writes": False},
+        ),
+    ]
+    assert [row["id"] for row in Report(rows).unwanted_writes()] == ["more", "twice"]
+
+
+def test_limits_ask_back_their_share_and_lie_above_every_unwanted_write() -> None:
+    rows = [turn(str(n), sure=n / 100) for n in range(1, 101)]
+    rows.append(turn("bad", sure=0.7, writes=write("urge"), right={"writes": False}))
+    limits = limits_for(Report(rows), asked_back=0.1)
+    assert limits.answering == pytest.approx(0.11, abs=0.01)
+    assert limits.writing == pytest.approx(0.701)
+    assert limits_for(Report([turn("a", sure=0.999)]), 0.0) == Limits(0.99, 0.99)
+
+
+def test_written_limits_leave_the_rest_of_a_profile_alone(tmp_path: Path) -> None:
+    before = Profile(prompt="short", sampling={"temperature": 0.3})
+    (tmp_path / "csproto.json").write_text(before.model_dump_json(), encoding="utf-8")
+    write_limits(str(tmp_path), Limits(0.4, 0.9))
+    assert profile_of(tmp_path) == before.model_copy(update={"limits": Limits(0.4, 0.9)})
+    with pytest.raises(CsprotoError, match="no folder on this machine"):
+        write_limits("someone/model-7b", Limits())
+
+
+def case(number: str, customer: str = "C001") -> Case:
+    return Case(id=number, lang="en", customer=customer, turns=[{"text": "hi"}])  # type: ignore[list-item]
+
+
+def test_a_half_goes_by_the_number_at_the_end() -> None:
+    cases = [case("zh-001"), case("zh-002"), case("13")]
+    assert [c.id for c in half(cases, "odd")] == ["zh-001", "13"]
+    assert [c.id for c in half(cases, "even")] == ["zh-002"]
+    with pytest.raises(BadCases, match="greeting does not end in a number"):
+        half([case("greeting")], "odd")
+
+
+def test_an_unknown_customer_is_named_before_anything_is_played() -> None:
+    def make_desk(*_: object) -> Any:
+        raise AssertionError("a case was played")
+
+    with pytest.raises(BadCases, match="Case two: the demo shop has no customer C999"):
+        play_all([case("one"), case("two", "C999")], make_desk)
+
+
+def test_a_higher_threshold_answers_fewer_and_is_right_more_often() -> None:
+    rows = [turn(str(n), sure=0.55, right={"intent": n % 2 == 0}) for n in range(10)]
+    rows += [turn(f"sure {n}", sure=0.97) for n in range(10)]
+    by_threshold = {row["threshold"]: row for row in Report(rows).by_threshold()}
+    assert (by_threshold[0.5]["coverage"], by_threshold[0.5]["accuracy"]) == (1.0, 0.75)
+    assert (by_threshold[0.95]["coverage"], by_threshold[0.95]["accuracy"]) == (0.5, 1.0)
 
 
 def test_what_no_turn_states_has_no_figure() -> None:
-    figures = Report(pd.DataFrame([turn("a", 1, intent=None) | {"want_intent": None}])).as_dict()
-    for name in ("intent_accuracy", "order_id_exact", "order_id_copied", "action_accuracy", "third_turn_accuracy"):
+    figures = Report([turn("a", expect={}, right={})]).as_dict()
+    for name in ("intent", "orders", "action", "third_turn"):
         assert figures[name] is None
     json.dumps(figures, allow_nan=False)
 
 
 def test_figures_can_be_drawn_when_every_turn_has_failed() -> None:
-    row = {"id": "a", "lang": "en", "turn": 1, "text": "hi", "error": "ValidationError: no JSON"}
-    row |= {"want_intent": "other", "want_order_id": "1", "want_action": None}
-    row |= {"want_reason": "torn", "want_address": None, "want_more": ["invoice"]}
-    figures = Report(pd.DataFrame([row])).as_dict()
-    assert (figures["intent_accuracy"], figures["json_valid"], figures["errors"]) == (0, 0, 1)
-    assert figures["slots"]["reason"] == {"n": 1, "exact": 0, "overlapping": 0}
+    row = {"id": "a", "lang": "en", "turn": 1, "text": "hi", "error": "ValueError: no JSON"}
+    row |= {"expect": {"intent": "other"}, "right": {"intent": False}, "writes": []}
+    figures = Report([row]).as_dict()
+    assert figures["intent"]["share"] == 0
+    assert figures["json_valid"]["share"] == 0
+    assert figures["errors"] == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "intent"),
+    [
+        ("转人工", "human_agent"),
+        ("cancel it", "cancel_order"),
+        ("退货", "return_exchange"),
+        ("hi", "other"),
+    ],
+)
+def test_keywords(text: str, intent: str) -> None:
+    assert Keywords().intents([text]) == [intent]

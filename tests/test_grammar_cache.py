@@ -1,4 +1,7 @@
-"""Every message has a grammar no other message has: a server that keeps them all runs out of memory."""
+"""Every message has a grammar no other message has.
+
+A server that keeps them all runs out of memory.
+"""
 
 import json
 
@@ -7,8 +10,13 @@ import pytest
 from transformers import AutoTokenizer
 
 from csproto import settings
+from csproto.desk.handbook import default_handbook
+from csproto.desk.triage import grammar
 from csproto.engine.grammar_cache import KEPT, compile_without_cache
-from csproto.triage import grammar
+
+
+def grammar_of(text: str) -> str:
+    return grammar(default_handbook(), text, ["123456"], waiting=False, begun=False)
 
 
 def scheduler() -> psutil.Process:
@@ -20,7 +28,10 @@ def scheduler() -> psutil.Process:
 
 
 def test_memory_does_not_grow_with_the_number_of_grammars(endpoint) -> None:
-    """The first grammars fill what is kept; three times as many after them must cost almost nothing."""
+    """The first grammars fill what is kept.
+
+    Three times as many after them must cost almost nothing.
+    """
     process, batch, sent = scheduler(), 40, 0
 
     def grow_by(grammars: int) -> float:
@@ -28,8 +39,12 @@ def test_memory_does_not_grow_with_the_number_of_grammars(endpoint) -> None:
         before = process.memory_info().rss
         for start in range(sent, sent + grammars, batch):
             texts = [f"订单{number}到哪了,第{number}次问" for number in range(start, start + batch)]
-            sampling = [{"max_new_tokens": 1, "temperature": 0, "ebnf": grammar(text)} for text in texts]
-            answers = json.loads(endpoint.post("/generate", {"text": texts, "sampling_params": sampling}))
+            sampling = [
+                {"max_new_tokens": 1, "temperature": 0, "ebnf": grammar_of(text)} for text in texts
+            ]
+            answers = json.loads(
+                endpoint.post("/generate", {"text": texts, "sampling_params": sampling})
+            )
             assert len(answers) == batch
         sent += grammars
         return (process.memory_info().rss - before) / grammars
@@ -48,10 +63,12 @@ def test_the_compiler_keeps_nothing_whoever_made_it() -> None:
     class Wrapped:
         grammar_backend = backend
 
-    backend.dispatch_ebnf(grammar("你好"))
-    assert backend.grammar_compiler.get_cache_size_bytes() > 0, "SGLang bounds its cache now: the hook can go"
+    backend.dispatch_ebnf(grammar_of("你好"))
+    assert backend.grammar_compiler.get_cache_size_bytes() > 0, (
+        "SGLang bounds its cache now: the hook can go"
+    )
     for made in (backend, Wrapped(), None, object()):
         compile_without_cache(made)
-        backend.dispatch_ebnf(grammar("再见"))
+        backend.dispatch_ebnf(grammar_of("再见"))
         assert backend.grammar_compiler.get_cache_size_bytes() == 0
         backend.reset()  # what `/flush_cache` does must not bring the cache back

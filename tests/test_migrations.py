@@ -1,4 +1,7 @@
-"""The schema: made from nothing, brought up to date from every earlier step with what is in it, by one command, on both databases."""
+"""Migrations create the schema, or bring an older database up to date and keep what is in it.
+
+Tested on SQLite and on PostgreSQL, and with the command that users run.
+"""
 
 import importlib
 import os
@@ -27,25 +30,44 @@ from csproto.shop.store import SCHEMA, Base, Customer, Ticket, open_engine, sche
 
 
 def steps() -> list[str]:
+    """Return the numbers of all steps, the oldest first."""
     config = Config()
     config.set_main_option("script_location", str(Path(migrations.__file__).parent))
-    return [script.revision for script in ScriptDirectory.from_config(config).walk_revisions()][::-1]
+    return [script.revision for script in ScriptDirectory.from_config(config).walk_revisions()][
+        ::-1
+    ]
 
 
 def first_version(engine: Engine) -> None:
-    """The tables as they were before there were migrations, with a customer, an order, and what was possible then: two tickets for one thing."""
+    """Make the tables as they were before there were migrations.
+
+    They hold a customer, an order, and tickets, of which there could be two of one kind
+    for one order then.
+    """
     module = importlib.import_module("csproto.shop.migrations.versions.s0001_first")
     with engine.begin() as connection, Operations.context(MigrationContext.configure(connection)):
         module.upgrade()
     with Session(engine) as session, session.begin():
         session.add(Customer(id="C001", name="林晓", language="zh", joined_at=NOW))
         session.flush()
-        values = {"id": "1", "customer_id": "C001", "item": "kettle", "category": "home", "amount": 1}
+        values = {
+            "id": "1",
+            "customer_id": "C001",
+            "item": "kettle",
+            "category": "home",
+            "amount": 1,
+            "opened": False,
+            "created_at": NOW.replace(tzinfo=None),
+            "payment": "ok",
+            "refund": "none",
+            "invoice": "none",
+        }
         values |= dict.fromkeys(("address", "note", "carrier", "tracking_number"), "")
-        values |= {"opened": False, "created_at": NOW.replace(tzinfo=None), "payment": "ok", "refund": "none"}
-        session.execute(insert(table("orders", *map(column, [*values, "invoice"]))).values(**values, invoice="none"))
+        session.execute(insert(table("orders", *map(column, values))).values(**values))
         for kind in ("payment", "payment", "refund_overdue", "urge", "urge"):
-            session.add(Ticket(customer_id="C001", order_id="1", kind=kind, created_at=NOW, summary="x"))
+            session.add(
+                Ticket(customer_id="C001", order_id="1", kind=kind, created_at=NOW, summary="x")
+            )
 
 
 def open_tickets(engine: Engine) -> list[str]:
@@ -54,8 +76,10 @@ def open_tickets(engine: Engine) -> list[str]:
 
 
 def differences(engine: Engine) -> list:
+    """Return what differs between the database and the tables that the code uses."""
     with engine.connect() as connection:
-        return compare_metadata(MigrationContext.configure(connection, opts={"compare_type": True}), Base.metadata)
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        return compare_metadata(context, Base.metadata)
 
 
 def test_an_empty_database_gets_the_tables_the_code_uses(empty_database: str) -> None:
@@ -77,8 +101,10 @@ def test_the_first_version_keeps_what_is_in_it(empty_database: str) -> None:
     with Session(engine) as session:
         assert session.get_one(Customer, "C001").name == "林晓"
         assert session.scalar(select(func.count()).select_from(Ticket)) == 5
-        assert min(t.id for t in session.scalars(select(Ticket).where(Ticket.kind == "payment", ~Ticket.closed))) == 1
-    assert OrderApi(engine).write("k", "C001", Write("payment", "1", "again"), NOW, "payment.review") == 1
+        payments = select(Ticket.id).where(Ticket.kind == "payment", ~Ticket.closed)
+        assert min(session.scalars(payments)) == 1
+    again = Write("payment", "1", "again")
+    assert OrderApi(engine).write("k", "C001", again, NOW, "payment.review") == 1
 
 
 def test_the_database_itself_refuses_a_second_open_ticket(empty_database: str) -> None:
@@ -98,12 +124,16 @@ def test_the_database_itself_refuses_a_second_open_ticket(empty_database: str) -
 def test_a_migration_that_fails_leaves_the_database_as_it_was(
     empty_database: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """A last step that breaks: nothing of the ones before it stays."""
+    """If the last step fails, nothing of the steps before it stays either."""
     folder = tmp_path / "steps"
-    shutil.copytree(Path(migrations.__file__).parent, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    ignore = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(Path(migrations.__file__).parent, folder, ignore=ignore)
     (folder / "versions" / "s9999.py").write_text(
-        f"from alembic import op\nrevision, down_revision = '9999', '{SCHEMA}'\n"
-        "def upgrade():\n    op.execute('CREATE TABLE halfway (id INTEGER)')\n    op.execute('SELECT * FROM nowhere')\n"
+        "from alembic import op\n"
+        f"revision, down_revision = '9999', '{SCHEMA}'\n"
+        "def upgrade():\n"
+        "    op.execute('CREATE TABLE halfway (id INTEGER)')\n"
+        "    op.execute('SELECT * FROM nowhere')\n"
     )
     engine = open_engine(empty_database)
     first_version(engine)
@@ -142,16 +172,16 @@ def test_the_newest_step_is_the_one_the_tables_name() -> None:
 
 
 def test_the_steps_travel_with_the_package() -> None:
-    """Found as packages, they are put into a wheel."""
+    """A wheel has them because their folders are packages."""
     folder = Path(migrations.__file__).parent
     assert {path.name for path in folder.rglob("*.py")} >= {"env.py", "__init__.py"}
     assert all((path.parent / "__init__.py").exists() for path in folder.rglob("*.py"))
 
 
-# -- as a user does it
+# With the commands that a user runs.
 
 
-def test_an_old_database_is_named_with_the_command_that_mends_it(tmp_path: Path, run_cli) -> None:
+def test_an_old_database_is_refused_with_the_command_to_run(tmp_path: Path, run_cli) -> None:
     url = f"sqlite:///{tmp_path / 'shop.db'}"
     first_version(open_engine(url))
     with pytest.raises(DatabaseUnusable, match=r"schema 0001.*csproto db migrate"):
@@ -159,9 +189,9 @@ def test_an_old_database_is_named_with_the_command_that_mends_it(tmp_path: Path,
     refused = run_cli("tickets", CSPROTO_DB=url)
     assert (refused.returncode, refused.stdout) == (1, "")
     assert "csproto db migrate" in refused.stderr
-    mended = run_cli("db", "migrate", CSPROTO_DB=url)
-    assert mended.returncode == 0, mended.stderr
-    assert f"schema {SCHEMA}, before 0001" in mended.stdout
+    migrated = run_cli("db", "migrate", CSPROTO_DB=url)
+    assert migrated.returncode == 0, migrated.stderr
+    assert f"schema {SCHEMA}, before 0001" in migrated.stdout
     shown = run_cli("tickets", CSPROTO_DB=url)
     assert "4 tickets" in shown.stdout
 

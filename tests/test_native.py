@@ -1,4 +1,7 @@
-"""The C kernel compiles for every machine it may meet, not only for this one: which of its ways is taken depends on the instruction set."""
+"""The C kernel compiles for every machine on which it may run, not only for this one.
+
+Which parts of it are compiled depends on the instruction set.
+"""
 
 import platform
 import shutil
@@ -9,7 +12,9 @@ import pytest
 from csproto.engine.cpu import native
 
 COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-MACHINES = ["native", *(["x86-64", "x86-64-v3", "x86-64-v4"] if platform.machine() == "x86_64" else [])]
+MACHINES = ["native"]
+if platform.machine() == "x86_64":
+    MACHINES += ["x86-64", "x86-64-v3", "x86-64-v4"]
 
 
 @pytest.mark.skipif(COMPILER is None, reason="there is no C compiler; PyTorch serves")

@@ -1,4 +1,7 @@
-"""The notebooks are tests: their form, their committed outputs (nbval), other parameters (papermill), and copies that are broken on purpose.
+"""The notebooks are tests.
+
+Their form, their committed outputs (nbval), other parameters (papermill), and copies
+that are broken on purpose.
 
 `notebooks.yaml` says how each is run; notebooks are found by glob, and one without an entry fails.
 """
@@ -22,9 +25,13 @@ from support import ROOT
 
 FOLDER = ROOT / "notebooks"
 NOTEBOOKS = sorted(path.stem for path in FOLDER.glob("*.ipynb"))
-PLANS: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "tests" / "notebooks.yaml").read_text(encoding="utf-8"))
+PLANS: dict[str, dict[str, Any]] = yaml.safe_load(
+    (ROOT / "tests" / "notebooks.yaml").read_text(encoding="utf-8")
+)
 RUNS = [(name, number) for name, plan in PLANS.items() for number in range(len(plan["runs"]))]
-MUTATIONS = [(name, number) for name, plan in PLANS.items() for number in range(len(plan["mutations"]))]
+MUTATIONS = [
+    (name, number) for name, plan in PLANS.items() for number in range(len(plan["mutations"]))
+]
 SWEEPS = {name for name, plan in PLANS.items() if plan.get("sweep")}
 SECONDS = 300  # for one cell; there is no limit otherwise
 
@@ -53,7 +60,12 @@ def parameters(name: str) -> dict[str, Any]:
 def assertions(name: str) -> list[str]:
     """The source of each assertion of a notebook."""
     cells = [(cell.source, python(cell)) for cell in code(name)]
-    return [ast.get_source_segment(s, n) for s, tree in cells for n in tree.body if isinstance(n, ast.Assert)]
+    return [
+        ast.get_source_segment(s, n)
+        for s, tree in cells
+        for n in tree.body
+        if isinstance(n, ast.Assert)
+    ]
 
 
 # -- form
@@ -64,7 +76,9 @@ def test_form(name: str) -> None:
     notebook, cells = read(name), code(name)
     text = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
     lengths = sorted(len(cell.source.splitlines()) for cell in cells)
-    functions = [n for cell in cells for n in ast.walk(python(cell)) if isinstance(n, ast.FunctionDef)]
+    functions = [
+        n for cell in cells for n in ast.walk(python(cell)) if isinstance(n, ast.FunctionDef)
+    ]
     assert len(notebook.cells) <= 30
     assert lengths[-1] <= 25
     assert lengths[len(lengths) // 2] <= 8
@@ -74,15 +88,23 @@ def test_form(name: str) -> None:
     assert "How long it takes" in text[0]
     assert "What we learned" in text[-1]
     assert ".ipynb)" in text[-1], "the last cell links the next notebook"
-    assert {"BASE_URL", "MODEL"} <= parameters(name).keys(), "it runs against another server and another model"
+    assert {"BASE_URL", "MODEL"} <= parameters(name).keys(), (
+        "it runs against another server and another model"
+    )
 
 
 @every_notebook
 def test_committed_executed_and_clean(name: str) -> None:
     cells = code(name)
-    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1)), "from top to bottom"
-    assert not [output for cell in cells for output in cell.outputs if output.output_type == "error"]
-    assert not [output for cell in cells for output in cell.outputs if output.get("name") == "stderr"]
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1)), (
+        "from top to bottom"
+    )
+    assert not [
+        output for cell in cells for output in cell.outputs if output.output_type == "error"
+    ]
+    assert not [
+        output for cell in cells for output in cell.outputs if output.get("name") == "stderr"
+    ]
     assert {key for cell in cells for key in cell.metadata} <= {"tags"}
     assert (FOLDER / f"{name}.ipynb").stat().st_size <= 200_000
 
@@ -90,13 +112,21 @@ def test_committed_executed_and_clean(name: str) -> None:
 @every_notebook
 def test_every_assertion_has_a_mutation(name: str) -> None:
     assert name in PLANS, f"tests/notebooks.yaml has no entry for {name}"
-    plan, found, source = PLANS[name], assertions(name), "\n".join(cell.source for cell in code(name))
+    plan, found, source = (
+        PLANS[name],
+        assertions(name),
+        "\n".join(cell.source for cell in code(name)),
+    )
     assert len(plan["runs"]) >= 2
     assert re.search(rf'save\(\s*"{name}"', source), "results are saved under the notebook's name"
     for mutation in plan["mutations"]:
         assert sum(mutation["breaks"] in line for line in found) <= 1, mutation["breaks"]
         assert source.count(mutation["find"]) == 1, mutation["find"]
-    unbroken = [line for line in found if not any(mutation["breaks"] in line for mutation in plan["mutations"])]
+    unbroken = [
+        line
+        for line in found
+        if not any(mutation["breaks"] in line for mutation in plan["mutations"])
+    ]
     assert found
     assert not unbroken
 
@@ -113,12 +143,33 @@ def test_each_notebook_links_the_next() -> None:
 # -- runs
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.long) if n in SWEEPS else n for n in NOTEBOOKS])
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.long) if n in SWEEPS else n for n in NOTEBOOKS]
+)
 def test_committed_outputs_still_hold(name: str, server, tmp_path: Path) -> None:
-    """nbval with the parameters as committed: any error fails, and so does another output of a cell tagged `nbval-check-output`."""
-    words = ["--nbval-lax", f"--nbval-cell-timeout={SECONDS}", "--nbval-kernel-name=python3", "-p", "no:cacheprovider"]
+    """nbval with the parameters as committed.
+
+    Any error fails, and so does another output of a cell tagged `nbval-check-
+    output`.
+    """
+    words = [
+        "--nbval-lax",
+        f"--nbval-cell-timeout={SECONDS}",
+        "--nbval-kernel-name=python3",
+        "-p",
+        "no:cacheprovider",
+    ]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-o", "addopts=", *words, str(FOLDER / f"{name}.ipynb")],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-o",
+            "addopts=",
+            *words,
+            str(FOLDER / f"{name}.ipynb"),
+        ],
         env={**os.environ, "CSPROTO_RESULTS": str(tmp_path)},
         cwd=ROOT,
         capture_output=True,
@@ -130,7 +181,9 @@ def test_committed_outputs_still_hold(name: str, server, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(("name", "number"), RUNS)
-def test_runs_with_other_parameters(name: str, number: int, tmp_path: Path, monkeypatch, server) -> None:
+def test_runs_with_other_parameters(
+    name: str, number: int, tmp_path: Path, monkeypatch, server
+) -> None:
     monkeypatch.setenv("CSPROTO_RESULTS", str(tmp_path))
     run(read(name), PLANS[name]["runs"][number], tmp_path)
     assert json.loads((tmp_path / f"{name}.json").read_text(encoding="utf-8"))

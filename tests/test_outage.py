@@ -1,6 +1,7 @@
-"""A database that hangs, is gone, full or read-only: everybody is told so in time, and the page lives on."""
+"""A database that hangs, is gone, full or read-only: everybody is told so in time."""
 
 import asyncio
+import copy
 import itertools
 import time
 from collections.abc import Iterator
@@ -21,9 +22,11 @@ from support import NOW
 from test_web import ROOMY, ROUTES, SignInDesk, events, serving  # noqa: F401
 
 from csproto.chat.session import ChatSession
+from csproto.engine.endpoint import StopSignal
+from csproto.opening import desk_on
 from csproto.shop import demo
 from csproto.shop.orders import OrderApi, OrderSystemDown
-from csproto.shop.store import ConversationRow, open_engine
+from csproto.shop.store import ConversationRow, Ticket, open_engine
 from csproto.web.app import create_app
 from csproto.web.visitors import COOKIE
 
@@ -32,9 +35,7 @@ WORDS = {"zh": "订单系统暂时没有回应", "en": "order system does not an
 
 
 def assistant_on(engine: Engine, endpoint: Any) -> Any:
-    from csproto.assistant import Assistant
-
-    return Assistant(endpoint, OrderApi(engine), clock=lambda: NOW)
+    return desk_on(endpoint, OrderApi(engine), clock=lambda: NOW)
 
 
 def outcome(answer: httpx.Response) -> tuple[int, str]:
@@ -47,7 +48,7 @@ def outcome(answer: httpx.Response) -> tuple[int, str]:
 
 
 def check_told(route: str, language: str, answer: httpx.Response) -> None:
-    """Plain words with a time to come back, in the visitor's language, and nothing of the database."""
+    """Plain words and a time to come back, in the visitor's language, nothing of the database."""
     if route in NEEDS_NO_DATABASE:
         assert answer.status_code == 200, route
         return
@@ -91,7 +92,7 @@ def kill(process: psutil.Process) -> None:
 
 @pytest.fixture
 def visited(postgres_server, endpoint, serving) -> tuple[str, dict[tuple[str, str], str]]:  # noqa: F811
-    """A page on PostgreSQL, and for each route and language the cookie of a visitor who has had an answer; "" for a new one."""
+    """A page on PostgreSQL, and a visitor's cookie for each route and language."""
     engine = open_engine(postgres_server[0], patience=0.5)
     demo.fill(engine, NOW)
     url = serving(create_app(assistant_on(engine, endpoint), limits=ROOMY))
@@ -104,7 +105,7 @@ def visited(postgres_server, endpoint, serving) -> tuple[str, dict[tuple[str, st
 
 
 def ask_all(url: str, cookies: dict[tuple[str, str], str]) -> dict[tuple[str, str], httpx.Response]:
-    """Every route in both languages, all at once, and more open pages that look than the server has threads."""
+    """Ask every route in both languages at once, beside more open pages than there are threads."""
 
     def ask(key: tuple[str, str]) -> httpx.Response:
         method, path, body = ROUTES[key[0]]
@@ -118,7 +119,9 @@ def ask_all(url: str, cookies: dict[tuple[str, str], str]) -> dict[tuple[str, st
 
 
 @pytest.mark.parametrize("trouble", [suspend, kill])
-def test_a_database_that_does_not_answer_stops_nobody_but_says_so(postgres_server, visited, trouble) -> None:
+def test_a_database_that_does_not_answer_stops_nobody_but_says_so(
+    postgres_server, visited, trouble
+) -> None:
     (url, cookies), process = visited, postgres_server[1]
     trouble(process)
     try:
@@ -145,7 +148,7 @@ def test_a_database_that_does_not_answer_stops_nobody_but_says_so(postgres_serve
         deadline = time.monotonic() + 20
         while httpx.get(f"{url}/health", timeout=60).status_code != 200:
             assert time.monotonic() < deadline
-        # The message that had no answer is taken back, with the one before it left as it was.
+        # The message that had no answer is sent again.
         for answer in ask_all(url, cookies).values():
             assert answer.status_code == 200
             assert outcome(answer)[1] in ("", "empty")
@@ -157,9 +160,17 @@ def test_the_command_line_says_it_in_one_line(postgres_server, run_cli, trouble)
     assert run_cli("db", "init", CSPROTO_DB=url).returncode == 0
     trouble(process)
     try:
-        commands = (["tickets"], ["ask", "hi"], ["db", "forget", "C005"], ["db", "init"], ["db", "migrate"])
+        commands = (
+            ["tickets"],
+            ["ask", "hi"],
+            ["db", "forget", "C005"],
+            ["db", "init"],
+            ["db", "migrate"],
+        )
         with ThreadPoolExecutor(2) as pool:
-            for done in pool.map(lambda words: run_cli(*words, CSPROTO_DB=url, timeout=60), commands):
+            for done in pool.map(
+                lambda words: run_cli(*words, CSPROTO_DB=url, timeout=60), commands
+            ):
                 assert done.returncode == 1
                 assert "cannot be used" in done.stderr
                 assert len(done.stderr.strip().splitlines()) == 1
@@ -216,32 +227,46 @@ def fill_up(engine: Engine) -> None:
 
 def add_rows(engine: Engine, size: int, count: int) -> None:
     for number in range(count):
-        row = ConversationRow(id=f"{size}-{number}", customer_id="x", started_at=NOW, transcript=["x" * size])
+        row = ConversationRow(
+            id=f"{size}-{number}", customer_id="x", started_at=NOW, transcript=["x" * size]
+        )
         with Session(engine) as session, session.begin():
             session.add(row)
 
 
-def read_only(engine: Engine) -> None:
-    @event.listens_for(engine, "connect")
-    def closed(connection: Any, _record: Any) -> None:
-        connection.execute("PRAGMA query_only=ON")
+def forbid_writing(connection: Any, _record: Any) -> None:
+    connection.execute("PRAGMA query_only=ON")
 
+
+def read_only(engine: Engine) -> None:
+    event.listen(engine, "connect", forbid_writing)
+    engine.dispose()
+
+
+def writable(engine: Engine) -> None:
+    event.remove(engine, "connect", forbid_writing)
     engine.dispose()
 
 
 @pytest.mark.parametrize("language", WORDS)
 @pytest.mark.parametrize("trouble", [fill_up, read_only])
-def test_a_database_that_cannot_be_written_is_no_bug_of_the_page(endpoint, engine, trouble, language) -> None:
-    client = TestClient(create_app(assistant_on(engine, endpoint), limits=ROOMY), raise_server_exceptions=False)
+def test_a_database_that_cannot_be_written_is_no_bug_of_the_page(
+    endpoint, engine, trouble, language
+) -> None:
+    client = TestClient(
+        create_app(assistant_on(engine, endpoint), limits=ROOMY), raise_server_exceptions=False
+    )
     assert client.get("/health").status_code == 200
     client.post("/api/chat", json={"input": "你好"})
     trouble(engine)
-    client.app.state.desk.health._known = (float("-inf"), "")
+    client.app.state.site.health._known = (float("-inf"), "")
     health = client.get("/health")
     assert (health.status_code, "database" in health.json()["reason"]) == (503, True)
-    for route in ("chat", "stream", "rate", "undo"):
+    for route in ("chat", "stream", "rate"):
         # In a full database small changes of a visitor's own rows may still find room.
-        asker = TestClient(client.app) if trouble is fill_up and route in ("chat", "stream") else client
+        asker = (
+            TestClient(client.app) if trouble is fill_up and route in ("chat", "stream") else client
+        )
         method, path, body = ROUTES[route]
         answer = asker.request(method, path, json=body, headers={"Accept-Language": language})
         if not (trouble is fill_up and asker is client and answer.status_code == 200):
@@ -249,19 +274,20 @@ def test_a_database_that_cannot_be_written_is_no_bug_of_the_page(endpoint, engin
     assert client.get("/api/session").status_code == 200, "what can be read is shown"
 
 
-def test_a_failed_undo_leaves_the_chat_as_it_was(endpoint, engine) -> None:
-    from csproto.engine.endpoint import StopSignal
-
+def test_a_message_that_could_not_be_kept_is_sent_again(endpoint, engine) -> None:
     chat = ChatSession(assistant_on(engine, endpoint), "C001")
-    list(chat.run("转人工", StopSignal()))
-    before = [dict(message) for message in chat.messages]
-    read_only(engine)
-    for take_back in (chat.undo, chat.again):
-        with pytest.raises(OrderSystemDown, match="cannot be used"):
-            take_back()
-        assert chat.messages == before
     list(chat.run("你好", StopSignal()))
-    assert isinstance(chat.last_error, OrderSystemDown)
+    before = copy.deepcopy(chat._conversation)
+    read_only(engine)
+    for said in ("你好", "转人工"):  # one that writes nothing, one that opens a ticket
+        list(chat.run(said, StopSignal()))
+        assert isinstance(chat.last_error, OrderSystemDown)
+        assert chat._conversation == before
+    writable(engine)
+    list(chat.run("转人工", StopSignal()))
+    assert [message["state"] for message in chat.messages] == ["done", "failed", "done"]
+    with Session(engine) as session:
+        assert session.scalar(select(func.count()).select_from(Ticket)) == 1
 
 
 def test_the_command_line_on_a_read_only_file(run_cli, server, engine, tmp_path: Path) -> None:
@@ -313,7 +339,7 @@ def test_no_query_and_no_sign_in_holds_up_the_event_loop(endpoint, engine) -> No
 def test_the_health_check_leaves_nothing_behind(endpoint, engine) -> None:
     client = TestClient(create_app(assistant_on(engine, endpoint)))
     for _ in range(3):
-        client.app.state.desk.health._known = (float("-inf"), "")
+        client.app.state.site.health._known = (float("-inf"), "")
         assert client.get("/health").status_code == 200
     with Session(engine) as session:
         assert session.scalar(select(func.count()).select_from(ConversationRow)) == 0

@@ -14,7 +14,11 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def pins(name: str) -> dict[str, str]:
     lines = (ROOT / "requirements" / name).read_text().splitlines()
-    return {m[1].lower(): m[2] for line in lines if (m := re.match(r"([A-Za-z0-9_.-]+)(?:\[\w+\])?==(\S+)$", line))}
+    return {
+        m[1].lower(): m[2]
+        for line in lines
+        if (m := re.match(r"([A-Za-z0-9_.-]+)(?:\[\w+\])?==(\S+)$", line))
+    }
 
 
 def test_sglang_is_one_release_everywhere() -> None:
@@ -23,7 +27,11 @@ def test_sglang_is_one_release_everywhere() -> None:
 
 def test_every_requirement_is_pinned() -> None:
     for name in ("cpu.txt", "gpu.txt", "sglang.txt", "dev.txt"):
-        lines = [line for line in (ROOT / "requirements" / name).read_text().splitlines() if line and line[0] != "#"]
+        lines = [
+            line
+            for line in (ROOT / "requirements" / name).read_text().splitlines()
+            if line and line[0] != "#"
+        ]
         assert len(lines) == len(pins(name)), name
 
 
@@ -41,14 +49,17 @@ def test_the_packages_dependencies_are_met_by_the_pins() -> None:
     for requirement in project["dependencies"]:
         name, least = re.match(r"([\w-]+)>=([\d.]+)", requirement).groups()
         assert name.lower() in available
-        assert tuple(map(int, re.findall(r"\d+", available[name.lower()])))[:2] >= tuple(map(int, least.split(".")))
+        assert tuple(map(int, re.findall(r"\d+", available[name.lower()])))[:2] >= tuple(
+            map(int, least.split("."))
+        )
 
 
 def test_conda_users_get_the_same_pins() -> None:
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     python = next(d for d in environment["dependencies"] if str(d).startswith("python="))
     low, high = re.findall(
-        r"3\.(\d+)", tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
+        r"3\.(\d+)",
+        tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"],
     )
     assert int(low) <= int(python.split(".")[-1]) < int(high)
     named = {re.split(r"[=<> ]", str(d))[0] for d in environment["dependencies"]}
@@ -56,7 +67,9 @@ def test_conda_users_get_the_same_pins() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", sorted(p for p in (ROOT / "src").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT / "src"))
+    "path",
+    sorted(p for p in (ROOT / "src").rglob("*.py")),
+    ids=lambda p: str(p.relative_to(ROOT / "src")),
 )
 def test_every_module_says_why_it_exists(path: Path) -> None:
     text = path.read_text(encoding="utf-8")

@@ -1,4 +1,7 @@
-"""The server handle: a real SGLang server that is found, awaited, refused with one clear line, and never left behind."""
+"""Starting, finding and stopping a real SGLang server.
+
+Every failure is one clear line, and no process is left behind.
+"""
 
 import json
 import os
@@ -43,6 +46,7 @@ time.sleep(600)
 
 
 def family(pid: int) -> list[psutil.Process]:
+    """Return a process and all its descendants."""
     process = psutil.Process(pid)
     return [process, *process.children(recursive=True)]
 
@@ -52,7 +56,9 @@ def gone(processes: list[psutil.Process], timeout: float) -> bool:
 
 
 def test_nothing_is_left_when_the_owner_is_killed() -> None:
-    owner = subprocess.Popen([sys.executable, "-c", START_AND_WAIT], stdout=subprocess.PIPE, text=True)
+    owner = subprocess.Popen(
+        [sys.executable, "-c", START_AND_WAIT], stdout=subprocess.PIPE, text=True
+    )
     assert owner.stdout is not None
     pid = int(owner.stdout.readline())
     assert owner.stdout.readline() == "ready\n"
@@ -63,11 +69,12 @@ def test_nothing_is_left_when_the_owner_is_killed() -> None:
     assert gone(processes, 10)
 
 
-def test_starts_within_the_bar_and_stops_clean(tmp_path: Path) -> None:
+def test_a_server_starts_in_time_and_stops_completely(tmp_path: Path) -> None:
     with Server(log=tmp_path / "server.log") as server:
         assert server.process is not None
         assert server.startup_seconds is not None
-        assert server.startup_seconds < 60  # 30 s is the bar on a quiet machine; tests share theirs
+        # 30 s are allowed on a quiet machine, but tests share theirs.
+        assert server.startup_seconds < 60
         processes = family(server.process.pid)
         words = " ".join(word for p in processes for word in p.cmdline())
         assert server.api_key not in words
@@ -81,7 +88,9 @@ def test_a_damaged_model_folder_is_refused_before_anything_starts(tmp_path: Path
     folder = tmp_path / "model"
     shutil.copytree(settings.MINI_MODEL, folder)
     (folder / "config.json").write_text('{"architectures": [')
-    with pytest.raises(ServerFailed, match=r"config\.json is missing or damaged.*csproto model build"):
+    with pytest.raises(
+        ServerFailed, match=r"config\.json is missing or damaged.*csproto model build"
+    ):
         Server(folder).start()
     with pytest.raises(ServerFailed, match=r"config\.json is missing"):
         Server(tmp_path).start()
@@ -93,7 +102,10 @@ def test_damaged_weights_end_the_start_at_once_with_the_log(tmp_path: Path) -> N
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:100_000])
     began = time.monotonic()
-    with pytest.raises(ServerFailed, match="ended while it was starting") as failure, Server(folder):
+    with (
+        pytest.raises(ServerFailed, match="ended while it was starting") as failure,
+        Server(folder),
+    ):
         pass
     assert "safetensors" in str(failure.value).lower()
     assert time.monotonic() - began < 90
@@ -119,18 +131,23 @@ def test_a_stale_state_file_is_removed(monkeypatch: pytest.MonkeyPatch, tmp_path
     monkeypatch.delenv("CSPROTO_BASE_URL", raising=False)
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    for text in (json.dumps({"base_url": "http://127.0.0.1:9", "api_key": "k", "pid": dead.pid}), "not json", "{}"):
+    stale = {"base_url": "http://127.0.0.1:9", "api_key": "k", "pid": dead.pid}
+    for text in (json.dumps(stale), "not json", "{}"):
         path.write_text(text)
         assert read_state() is None
         assert not path.exists()
     assert find() is None
 
 
-# -- a server that stalls, and goes on
+# A server that stalls and then works again.
 
 
 class Latched(BaseHTTPRequestHandler):
-    """Says 503 on `/ready` as SGLang does after a stall: until `/health` has found that it generates again."""
+    """Answers as SGLang does after a stall.
+
+    `/ready` answers 503 until somebody has asked `/health` and the server generates
+    again.
+    """
 
     ready, generates = False, True
     asked: list[str] = []
@@ -150,7 +167,7 @@ class Latched(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def latched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[type[Latched]]:
-    """A stalled server, and a state file that names it."""
+    """A stalled server, with a state file that names it."""
 
     class Fresh(Latched):
         asked: list[str] = []
@@ -159,7 +176,8 @@ def latched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[type[La
         Fresh.url = f"http://127.0.0.1:{server.server_port}"
         threading.Thread(target=server.serve_forever, daemon=True).start()
         state = tmp_path / "state.json"
-        state.write_text(json.dumps({"base_url": Fresh.url, "api_key": "k", "pid": os.getpid()}))
+        content = {"base_url": Fresh.url, "api_key": "k", "pid": os.getpid()}
+        state.write_text(json.dumps(content))
         monkeypatch.setenv("CSPROTO_STATE", str(state))
         monkeypatch.setenv("CSPROTO_BASE_URL", "")
         yield Fresh
@@ -170,41 +188,45 @@ def test_a_server_that_generates_again_is_ready_again(latched) -> None:
     assert answers(latched.url)
     assert latched.asked == ["/ready", "/health", "/ready"]
     assert answers(latched.url)
-    assert latched.asked.count("/health") == 1, "a ready server is asked nothing that costs a token"
+    assert latched.asked.count("/health") == 1, "`/health` costs a token, and is not needed here"
 
 
 @pytest.mark.parametrize("ask", [read_state, find])
-def test_every_way_to_a_server_comes_back_to_one_that_has_stalled(latched, ask) -> None:
+def test_a_stalled_server_is_found_again_by_its_state_file(latched, ask) -> None:
     latched.generates = False
     assert ask() is None
-    assert settings.state_file().exists(), "the process lives: it is only slow"
+    assert settings.state_file().exists(), "the process is alive, only slow"
     latched.generates = True
-    time.sleep(1.1)  # a question is not repeated within a second
+    time.sleep(1.1)  # `/health` is asked once a second at most
     assert ask() is not None
 
 
-def test_a_named_server_that_has_stalled_is_come_back_to(latched) -> None:
+def test_a_stalled_server_is_found_again_by_its_url(latched) -> None:
     assert find(latched.url) == (latched.url, os.environ.get("CSPROTO_API_KEY") or "k")
 
 
-def test_the_panel_and_the_page_come_back_to_a_stalled_engine(latched, make_assistant) -> None:
+def test_a_stalled_server_is_found_again_by_panel_and_page(
+    latched, make_assistant, endpoint
+) -> None:
     from csproto.chat.engine import engine_state
 
-    assistant = make_assistant()
-    assistant.endpoint = assistant.endpoint.with_options(assistant.endpoint.options)
-    assistant.endpoint.base_url = latched.url
-    assert engine_state(assistant)["ok"]
+    stalled = endpoint.with_options(endpoint.options)  # a copy
+    stalled.base_url = latched.url
+    assert engine_state(make_assistant(on=stalled))["ok"]
 
 
-def test_many_who_ask_a_stalled_server_share_one_question(latched) -> None:
+def test_many_callers_of_a_stalled_server_share_one_request(latched) -> None:
     latched.generates = False
     began = time.monotonic()
     with ThreadPoolExecutor(20) as pool:
         assert not any(pool.map(lambda _: answers(latched.url), range(60)))
-    assert latched.asked.count("/health") <= 1 + int(time.monotonic() - began), "one a second at the most"
+    seconds = int(time.monotonic() - began)
+    assert latched.asked.count("/health") <= 1 + seconds, "one a second at most"
 
 
-def test_the_state_file_of_a_silent_server_stays(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_state_file_of_a_silent_server_stays(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     path = tmp_path / "state.json"
     monkeypatch.setenv("CSPROTO_STATE", str(path))
     with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -212,23 +234,32 @@ def test_the_state_file_of_a_silent_server_stays(monkeypatch: pytest.MonkeyPatch
         path.write_text(json.dumps({"base_url": url, "api_key": "k", "pid": os.getppid()}))
         assert read_state() is None
         remove_state()
-        assert path.exists(), "it is another process's"
+        assert path.exists(), "another process wrote it"
     path.write_text(json.dumps({"base_url": url, "api_key": "k", "pid": os.getpid()}))
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "read_text", lambda *_, **__: (_ for _ in ()).throw(OSError("too many open files")))
+        patch.setattr(Path, "read_text", unreadable)
         assert read_state() is None
     assert path.exists()
     remove_state()
     assert not path.exists()
 
 
+def unreadable(*_: object, **__: object) -> str:
+    raise OSError("too many open files")
+
+
 @pytest.mark.long
-def test_a_stall_of_25_seconds_is_over_when_it_is_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, engine) -> None:
-    """The page's health is asked all the while, as an operator's probe would: that is what makes SGLang give itself up."""
+def test_after_a_stall_of_25_seconds_everything_works_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, engine
+) -> None:
+    """The page's `/health` is asked during the whole stall, as an operator's probe would.
+
+    That is what makes SGLang report that it is not ready.
+    """
     from fastapi.testclient import TestClient
 
-    from csproto.assistant import Assistant
     from csproto.engine.endpoint import Endpoint
+    from csproto.opening import desk_on
     from csproto.shop.orders import OrderApi
     from csproto.web.app import create_app
 
@@ -237,7 +268,8 @@ def test_a_stall_of_25_seconds_is_over_when_it_is_over(monkeypatch: pytest.Monke
     with Server() as server:
         state = write_state(server)
         scheduler = next(p for p in family(server.process.pid) if p.name() == "sglang::scheduler")
-        page = TestClient(create_app(Assistant(Endpoint(server.base_url, server.api_key), OrderApi(engine))))
+        desk = desk_on(Endpoint(server.base_url, server.api_key), OrderApi(engine))
+        page = TestClient(create_app(desk))
         scheduler.suspend()
         try:
             began = time.monotonic()
@@ -258,12 +290,13 @@ def test_a_stall_of_25_seconds_is_over_when_it_is_over(monkeypatch: pytest.Monke
         assert find() == (server.base_url, server.api_key)
 
 
-def test_serve_leaves_a_state_file_by_which_others_attach(tmp_path: Path) -> None:
+def test_other_commands_find_the_server_that_serve_runs(tmp_path: Path) -> None:
     state = tmp_path / "state.json"
     environment = {**os.environ, "CSPROTO_STATE": str(state)}
     environment.pop("CSPROTO_BASE_URL", None)
     process = subprocess.Popen(
-        # Ctrl-C must work in tests that run in the background too, where a shell has it ignored.
+        # A shell makes processes in the background ignore Ctrl-C, which is needed
+        # below.
         ["env", "--default-signal=INT", sys.executable, "-m", "csproto.cli", "serve"],
         env=environment,
         stdout=subprocess.PIPE,
@@ -274,9 +307,11 @@ def test_serve_leaves_a_state_file_by_which_others_attach(tmp_path: Path) -> Non
         assert "is ready at" in process.stdout.readline()
         assert state.stat().st_mode & 0o777 == 0o600
         ask = [sys.executable, "-m", "csproto.cli", "ask", "我的订单789012到哪了", "--json"]
-        answer = subprocess.run(ask, env=environment, capture_output=True, text=True, timeout=120, check=True)
+        answer = subprocess.run(
+            ask, env=environment, capture_output=True, text=True, timeout=120, check=True
+        )
         assert "starting one" not in answer.stderr
-        assert json.loads(answer.stdout)["decision"]["action"]
+        assert json.loads(answer.stdout)["decisions"][0]["action"]
         again = subprocess.run(
             [sys.executable, "-m", "csproto.cli", "serve"],
             env=environment,
@@ -300,13 +335,19 @@ def test_keys_are_masked_wherever_the_log_prints_them() -> None:
     assert "secret" not in mask(line, "secret-3")
 
 
+def printed_by(code: str) -> str:
+    """Run Python code in a new process and return what it prints."""
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
 def test_importing_the_package_is_quick() -> None:
-    code = "import time; t = time.perf_counter(); import csproto, csproto.cli, csproto.engine.server; print(time.perf_counter() - t)"
-    seconds = [
-        float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
-        for _ in range(3)
-    ]
-    code = "import csproto, csproto.cli, sys; print({'torch', 'sglang'} & sys.modules.keys())"
-    heavy = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
-    assert heavy == "set()"
-    assert min(seconds) < 1.0
+    timed = """
+import time
+began = time.perf_counter()
+import csproto, csproto.cli, csproto.engine.server
+print(time.perf_counter() - began)
+"""
+    heavy = "import csproto, csproto.cli, sys; print({'torch', 'sglang'} & sys.modules.keys())"
+    assert printed_by(heavy).strip() == "set()"
+    assert min(float(printed_by(timed)) for _ in range(3)) < 1.0

@@ -1,4 +1,7 @@
-"""Training of the mini model: branches are what separate transcripts would be, and the loss falls."""
+"""Training of the mini model.
+
+Branches are what separate transcripts would be, and the loss falls.
+"""
 
 from dataclasses import replace
 from itertools import islice
@@ -14,7 +17,16 @@ from csproto.minimodel.dialogues import Piece, conversations
 from csproto.minimodel.rows import Row, batches, encoded, padded
 from csproto.minimodel.train import Recipe, Training, loss_of
 
-SMALL = Recipe(hidden=48, layers=2, heads=2, kv_heads=1, intermediate=64, batch_tokens=2_048, warmup=0.0, dropout=0.0)
+SMALL = Recipe(
+    hidden=48,
+    layers=2,
+    heads=2,
+    kv_heads=1,
+    intermediate=64,
+    batch_tokens=2_048,
+    warmup=0.0,
+    dropout=0.0,
+)
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +35,10 @@ def tokenizer() -> Tokenizer:
 
 
 def apart(pieces: list[Piece]) -> list[list[Piece]]:
-    """A transcript with branches as transcripts without: one for each other message, and the trunk."""
+    """A transcript with branches as transcripts without.
+
+    One for each other message, and the trunk.
+    """
     rows, trunk = [], []
     for piece in pieces:
         rows += [[*trunk, *exchange] for exchange in piece.instead]
@@ -32,7 +47,7 @@ def apart(pieces: list[Piece]) -> list[list[Piece]]:
 
 
 def test_a_branch_is_read_like_a_transcript_of_its_own(tokenizer: Tokenizer, monkeypatch) -> None:
-    """The same loss for every triage, whether its message stands in a branch or alone: positions and mask are right."""
+    """A triage has the same loss in a branch and alone: positions and mask are right."""
     monkeypatch.setattr(rows, "USER_SHARE", 0.0)
     pieces = next(p for p in conversations(5, 200) if sum(bool(piece.instead) for piece in p) >= 2)
     torch.manual_seed(0)
@@ -93,7 +108,11 @@ def test_a_run_learns_stops_and_goes_on(tmp_path: Path, caplog) -> None:
     again = Training(tmp_path, replace(SMALL, tokens=300_000))
     assert again.step == first.step > 0
     again.run()
-    losses = [float(r.getMessage().split("loss ")[1].split()[0]) for r in caplog.records if "loss" in r.getMessage()]
+    losses = [
+        float(r.getMessage().split("loss ")[1].split()[0])
+        for r in caplog.records
+        if "loss" in r.getMessage()
+    ]
     assert losses[-1] < 0.8 * losses[0]
     again.export(tmp_path / "out")
     assert train.LlamaForCausalLM.from_pretrained(tmp_path / "out").config.hidden_size == 48

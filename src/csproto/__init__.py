@@ -1,4 +1,7 @@
-"""A customer-service assistant on SGLang. Importing this is quick; what needs SGLang or Jupyter is imported when it is asked for."""
+"""A customer-service assistant on SGLang.
+
+Importing this package is quick: SGLang and Jupyter are imported where they are used.
+"""
 
 from typing import TYPE_CHECKING, Any
 

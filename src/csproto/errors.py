@@ -1,5 +1,9 @@
-"""The root of every error a user may see: its text says what happened, why, and what to do next."""
+"""The base class of every error that a user may see."""
 
 
 class CsprotoError(Exception):
-    """Printed as one line by the command line and shown in plain words by panel and page; never with a traceback."""
+    """An error whose text says what happened, why, and what to do next.
+
+    The command line prints it as one line, and panel and page show it in plain words.
+    No user gets to see a traceback of it.
+    """

@@ -4,17 +4,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from csproto import settings
 from csproto.desk.handbook import Handbook, default_handbook
 from csproto.desk.profile import Profile, profile_of
 from csproto.engine.server import Progress, Server, find
+from csproto.errors import CsprotoError
 from csproto.shop.database import open_database
-from csproto.shop.orders import Faults, OrderApi
+from csproto.shop.orders import Faults, OrderApi, OrderSystem
 
 if TYPE_CHECKING:
-    from csproto.desk.assistant import Assistant
+    from csproto.desk.assistant import Assistant, Keep
     from csproto.engine.endpoint import Endpoint
 
 
@@ -71,8 +72,9 @@ def connected(
 
 def desk_on(
     endpoint: "Endpoint",
-    orders: OrderApi,
+    orders: OrderSystem,
     *,
+    keep: "Keep | None" = None,
     shop: Handbook | None = None,
     profile: Profile | None = None,
     clock: Callable[[], datetime] | None = None,
@@ -81,6 +83,8 @@ def desk_on(
 ) -> "Assistant":
     """Make a desk on a model server and an order system.
 
+    keep: saves a conversation. An `OrderApi` has a database for it; any other order
+        system needs a function here.
     shop: the handbook; the demo shop's unless given.
     profile: the settings for the model; those beside its weights unless given.
     clock: gives the present moment with its time zone; the real time unless given.
@@ -101,7 +105,7 @@ def desk_on(
     return Assistant(
         partial(ModelReader, endpoint, handbook.intents, sampling),
         orders,
-        keep=lambda conversation: conversation.save(orders.engine),
+        keep=keep or _keeper(orders),
         prompt=prompt_messages(profile, handbook),
         handbook=handbook,
         limits=profile.limits,
@@ -110,19 +114,9 @@ def desk_on(
     )
 
 
-@contextmanager
-def assistant(
-    base_url: str | None = None,
-    *,
-    model: str | None = None,
-    database: str | None = None,
-    faults: Faults | None = None,
-    progress: Progress | None = None,
-) -> Iterator[Any]:
-    """An assistant ready to talk, and everything behind it closed afterwards."""
-    engine = open_database(database)
-    with connected(base_url, model, progress) as (url, key):
-        from csproto.assistant import Assistant  # imports sglang, which takes seconds
-        from csproto.engine.endpoint import Endpoint
-
-        yield Assistant(Endpoint(url, key), OrderApi(engine, faults))
+def _keeper(orders: OrderSystem) -> "Keep":
+    """Return the function that saves conversations in the database of an `OrderApi`."""
+    if not isinstance(orders, OrderApi):
+        raise CsprotoError("Say how conversations are saved: desk_on(..., keep=...).")
+    engine = orders.engine
+    return lambda conversation: conversation.save(engine)

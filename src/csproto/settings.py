@@ -1,4 +1,8 @@
-"""Defaults, and the `CSPROTO_*` environment variables that change them, read here and nowhere else."""
+"""Defaults, and the environment variables `CSPROTO_*` that change them.
+
+Only this module reads them, except CSPROTO_OWNER and CSPROTO_SERVER_*, which `Server`
+passes to the process it starts.
+"""
 
 import os
 import tempfile
@@ -8,36 +12,52 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 DATA = Path(os.environ.get("CSPROTO_DATA", REPOSITORY / "data"))
 MINI_MODEL = DATA / "mini-model"
 
-SGLANG_VERSION = "0.5.23"  # the release every fact in this project was checked against
+SGLANG_VERSION = "0.5.23"  # every statement about SGLang was checked against this release
 
 MAX_MESSAGE_CHARS = 2_000
-MAX_TURNS = 60  # per conversation
-MESSAGES_PER_MINUTE = 120  # of one customer, over all their conversations: far above what a person types, far below what wears a server down
-TRIAGE_TOKENS = 1_000  # the grammar ends a triage long before
-REPLY_TOKENS = 120
-TOP_P = 0.8  # at a temperature above 0: draw from the likeliest tokens that hold this much of the probability, as Qwen2 ships (generation_config.json)
-# Tokens to an event of a stream, each of which costs server and client a fraction of a millisecond: of a reply, which is shown by sentences, and of a
-# triage, which nobody reads along.
-READ_ALONG, UNREAD = 4, 16
+MAX_TURNS = 60  # of one conversation
+
+# Of one customer, over all their conversations. A person types far less than this, and
+# it takes far more to overload a server.
+MESSAGES_PER_MINUTE = 120
+
+# At a temperature above 0: draw from the likeliest tokens that together have this share
+# of the probability. This is what Qwen2 ships with (generation_config.json).
+TOP_P = 0.8
+
+# Tokens in one event of a stream that nobody reads along, such as a triage. Each event
+# costs the server and the client a fraction of a millisecond.
+UNREAD = 16
 
 
 def base_url() -> str | None:
-    """URL of a running SGLang server, or None."""
+    """Return the URL of a running SGLang server (`CSPROTO_BASE_URL`), or None."""
     return os.environ.get("CSPROTO_BASE_URL") or None
 
 
 def api_key() -> str | None:
-    """Key of the server at `base_url()`. Keys come by environment or state file, never by argument."""
+    """Return the key of the server at `base_url()` (`CSPROTO_API_KEY`), or None.
+
+    Keys are passed by environment variable or state file, never as an argument.
+    """
     return os.environ.get("CSPROTO_API_KEY") or None
 
 
 def vllm_python() -> Path:
-    """The interpreter of vLLM's own environment, for comparisons: `CSPROTO_VLLM_PYTHON`, else the one `make bench-setup` makes."""
-    return Path(os.environ.get("CSPROTO_VLLM_PYTHON") or REPOSITORY / ".venv-vllm" / "bin" / "python")
+    """Return the Python interpreter that has vLLM, for comparisons.
+
+    It is `CSPROTO_VLLM_PYTHON`, or else that of the environment which
+    `make bench-setup` makes.
+    """
+    python = os.environ.get("CSPROTO_VLLM_PYTHON")
+    return Path(python or REPOSITORY / ".venv-vllm" / "bin" / "python")
 
 
 def database_url() -> str:
-    """SQLAlchemy URL of the shop: `CSPROTO_DB`, else a SQLite file in the user's state folder."""
+    """Return the SQLAlchemy URL of the shop's database.
+
+    It is `CSPROTO_DB`, or else a SQLite file in the user's state folder.
+    """
     if url := os.environ.get("CSPROTO_DB"):
         return url
     folder = Path(os.environ.get("XDG_STATE_HOME", Path.home() / ".local" / "state")) / "csproto"
@@ -46,7 +66,10 @@ def database_url() -> str:
 
 
 def state_file() -> Path:
-    """Where `csproto serve` says how it is reached: `CSPROTO_STATE`, else the user's runtime folder."""
+    """Return the file in which `csproto serve` says how its server is reached.
+
+    It is `CSPROTO_STATE`, or else a file in the user's runtime folder.
+    """
     if path := os.environ.get("CSPROTO_STATE"):
         return Path(path)
     runtime = os.environ.get("XDG_RUNTIME_DIR")
@@ -55,5 +78,8 @@ def state_file() -> Path:
 
 
 def results_folder() -> Path:
-    """Where the notebooks keep what they measured: `CSPROTO_RESULTS`, else a folder that git ignores."""
+    """Return the folder in which the notebooks keep what they measured.
+
+    It is `CSPROTO_RESULTS`, or else a folder that git ignores.
+    """
     return Path(os.environ.get("CSPROTO_RESULTS", REPOSITORY / "build" / "results"))

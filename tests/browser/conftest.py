@@ -1,6 +1,6 @@
 """Real headless Chromium, a real JupyterLab and the real page, offline but for loopback.
 
-JupyterLab is started the way its own browser tests start it, which turns authentication off: for tests only.
+JupyterLab is started as its own browser tests start it, which turns authentication off.
 """
 
 import json
@@ -27,7 +27,8 @@ from csproto.engine.server import free_port
 
 SCREENSHOTS = Path(__file__).resolve().parents[2] / "build" / "screenshots"
 BINARIES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-FLAGS = """--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync
+FLAGS = """--no-sandbox --disable-gpu --disable-quic --no-first-run
+    --disable-background-networking --disable-component-update --disable-sync
     --disable-dev-shm-usage""".split()
 CONFIG = """
 from jupyterlab.galata import configure_jupyter_server
@@ -41,7 +42,7 @@ c.LabServerApp.user_settings_dir = {settings!r}
 
 
 class Gate:
-    """A way to the engine that can be shut: whoever uses it sees the engine go and come back, and no other test does."""
+    """A way to the engine that can be shut: its users see the engine go and come back."""
 
     def __init__(self, target: str) -> None:
         parts = urlsplit(target)
@@ -123,7 +124,9 @@ def new_page(browser) -> Iterator[Callable[..., Any]]:
     contexts = []
 
     def make(viewport: tuple[int, int] = (1000, 800), **options: Any) -> Any:
-        context = browser.new_context(viewport={"width": viewport[0], "height": viewport[1]}, **options)
+        context = browser.new_context(
+            viewport={"width": viewport[0], "height": viewport[1]}, **options
+        )
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(120_000)  # a busy machine takes half a minute to draw a page
@@ -131,9 +134,14 @@ def new_page(browser) -> Iterator[Callable[..., Any]]:
         page.on("pageerror", lambda error: page.failures.append(str(error)))
         page.on(
             "console",
-            lambda message: page.failures.append(message.text) if "Content Security" in message.text else None,
+            lambda message: (
+                page.failures.append(message.text) if "Content Security" in message.text else None
+            ),
         )
-        page.on("request", lambda request: page.external.append(request.url) if is_external(request.url) else None)
+        page.on(
+            "request",
+            lambda request: page.external.append(request.url) if is_external(request.url) else None,
+        )
         return page
 
     yield make
@@ -154,7 +162,8 @@ def axe(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., None]:
         pytest.skip(f"axe-core cannot be fetched from npm ({type(error).__name__})")
     subprocess.run(["tar", "xzf", next(folder.glob("*.tgz")).name], cwd=folder, check=True)
     script = (folder / "package" / "axe.min.js").read_text()
-    run = "async (s) => (await axe.run(s)).violations.map((v) => [v.id, v.nodes.map((n) => n.html.slice(0, 120))])"
+    run = """async (selector) => (await axe.run(selector)).violations.map(
+        (found) => [found.id, found.nodes.map((node) => node.html.slice(0, 120))])"""
 
     def audit(page: Any, selector: str = "html") -> None:
         page.evaluate(script)
@@ -165,19 +174,24 @@ def axe(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., None]:
 
 
 def is_external(url: str) -> bool:
-    return urlsplit(url).scheme in ("http", "https", "ws", "wss") and urlsplit(url).hostname != "127.0.0.1"
+    return (
+        urlsplit(url).scheme in ("http", "https", "ws", "wss")
+        and urlsplit(url).hostname != "127.0.0.1"
+    )
 
 
 @pytest.fixture
 def site(gate: Gate, server, engine) -> Iterator[SimpleNamespace]:
-    """The real page over the real assistant, in this process, so that a test can slow the order system down."""
+    """The real page over the real desk, in this process: a test can slow the orders down."""
     from csproto.engine.endpoint import Endpoint
+    from csproto.web.visitors import Visitors
 
-    with page_over(Endpoint(gate.url, server[1]), engine) as (url, assistant):
+    with page_over(Endpoint(gate.url, server[1]), engine) as (url, app):
+        assistant = app.state.site.assistant
 
         @contextmanager
         def orders_held() -> Iterator[None]:
-            """An order system that keeps everybody waiting until it is let go, so that a test need not race an answer."""
+            """Let the order system wait until it is let go, so that no test races an answer."""
             faults, go_on = assistant.orders.faults, threading.Event()
             before = faults.before
             faults.before = lambda patience: (go_on.wait(100), before(patience))
@@ -187,21 +201,26 @@ def site(gate: Gate, server, engine) -> Iterator[SimpleNamespace]:
                 go_on.set()
                 faults.before = before
 
-        yield SimpleNamespace(url=url, assistant=assistant, engine=engine, gate=gate, orders_held=orders_held)
+        def restarted() -> None:
+            """Forget every visitor and the key of the cookies, as a restarted server has."""
+            app.state.site.visitors = Visitors(app.state.site.limits)
+
+        held = {"orders_held": orders_held, "restarted": restarted}
+        yield SimpleNamespace(url=url, assistant=assistant, engine=engine, gate=gate, **held)
 
 
 @contextmanager
 def page_over(endpoint: Any, engine: Any) -> Iterator[tuple[str, Any]]:
-    """The page's URL, and the assistant behind it."""
+    """Serve the page; its URL, and the application."""
     import uvicorn
 
-    from csproto.assistant import Assistant
+    from csproto.opening import desk_on
     from csproto.shop.orders import Faults, OrderApi
     from csproto.web.app import create_app
     from csproto.web.limits import Limits
 
     orders = OrderApi(engine, Faults(), budget=120.0)
-    assistant = Assistant(endpoint, orders, clock=lambda: NOW, messages_per_minute=None)
+    assistant = desk_on(endpoint, orders, clock=lambda: NOW, messages_per_minute=None)
     app = create_app(assistant, limits=Limits(burst=10_000, per_minute=10_000))
     port = free_port()
     running = uvicorn.Server(uvicorn.Config(app, port=port, log_level="error", lifespan="off"))
@@ -209,7 +228,7 @@ def page_over(endpoint: Any, engine: Any) -> Iterator[tuple[str, Any]]:
     thread.start()
     while not running.started:
         time.sleep(0.02)
-    yield f"http://127.0.0.1:{port}", assistant
+    yield f"http://127.0.0.1:{port}", app
     running.should_exit = running.force_exit = True
     thread.join(10)
 
@@ -220,18 +239,24 @@ def serve_page() -> Any:
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory, browser, gate: Gate, server) -> Iterator[SimpleNamespace]:
+def lab(
+    tmp_path_factory: pytest.TempPathFactory, browser, gate: Gate, server
+) -> Iterator[SimpleNamespace]:
     """JupyterLab whose kernels reach the engine through the gate."""
     folder = tmp_path_factory.mktemp("lab")
     root, settings, port = folder / "root", folder / "settings", free_port()
     notifications = settings / "@jupyterlab" / "apputils-extension"
     for path in (root, notifications):
         path.mkdir(parents=True)
-    (notifications / "notification.jupyterlab-settings").write_text('{"fetchNews": "false", "checkForUpdates": false}')
+    (notifications / "notification.jupyterlab-settings").write_text(
+        '{"fetchNews": "false", "checkForUpdates": false}'
+    )
     config = folder / "jupyter_server_config.py"
     config.write_text(CONFIG.format(port=port, root=str(root), settings=str(settings)))
     url = f"http://127.0.0.1:{port}"
-    with jupyter_process(["jupyterlab", "--config", str(config)], f"{url}/api/status", folder, gate, server[1]):
+    with jupyter_process(
+        ["jupyterlab", "--config", str(config)], f"{url}/api/status", folder, gate, server[1]
+    ):
         yield SimpleNamespace(url=url, root=root, gate=gate)
 
 
@@ -244,20 +269,34 @@ def voila(tmp_path: Path, browser, gate: Gate, server) -> Iterator[Callable[[str
 
         def serve(cell: str) -> str:
             notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell)])
-            notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+            notebook.metadata["kernelspec"] = {
+                "name": "python3",
+                "display_name": "Python 3",
+                "language": "python",
+            }
             nbformat.write(notebook, tmp_path / "voila.ipynb")
             port = free_port()
-            words = ["voila", str(tmp_path / "voila.ipynb"), "--no-browser", f"--port={port}", "--Voila.ip=127.0.0.1"]
+            words = [
+                "voila",
+                str(tmp_path / "voila.ipynb"),
+                "--no-browser",
+                f"--port={port}",
+                "--Voila.ip=127.0.0.1",
+            ]
             url = f"http://127.0.0.1:{port}"
-            running.enter_context(jupyter_process(words, f"{url}/favicon.ico", tmp_path, gate, server[1]))
+            running.enter_context(
+                jupyter_process(words, f"{url}/favicon.ico", tmp_path, gate, server[1])
+            )
             return url
 
         yield serve
 
 
 @contextmanager
-def jupyter_process(words: list[str], ready_url: str, folder: Path, gate: Gate, key: str | None) -> Iterator[None]:
-    """A Jupyter application whose kernels reach the engine through the gate, and keep a shop of their own."""
+def jupyter_process(
+    words: list[str], ready_url: str, folder: Path, gate: Gate, key: str | None
+) -> Iterator[None]:
+    """A Jupyter application whose kernels reach the engine through the gate."""
     environment = os.environ | {
         "JUPYTER_CONFIG_DIR": str(folder / "config"),
         "JUPYTER_RUNTIME_DIR": str(folder / "runtime"),
@@ -299,7 +338,9 @@ def open_notebook(lab, new_page) -> Iterator[Callable[..., Any]]:
     def open_(name: str, *cells: str, theme: str = "JupyterLab Light", **options: Any) -> Any:
         notebook = nbformat.v4.new_notebook(
             cells=[nbformat.v4.new_code_cell(cell) for cell in cells],
-            metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}},
+            metadata={
+                "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}
+            },
         )
         nbformat.write(notebook, lab.root / f"{name}.ipynb")
         page = new_page(**options)
@@ -313,7 +354,9 @@ def open_notebook(lab, new_page) -> Iterator[Callable[..., Any]]:
 
     yield open_
     for kernel in json.load(urllib.request.urlopen(f"{lab.url}/api/kernels")):
-        urllib.request.urlopen(urllib.request.Request(f"{lab.url}/api/kernels/{kernel['id']}", method="DELETE"))
+        urllib.request.urlopen(
+            urllib.request.Request(f"{lab.url}/api/kernels/{kernel['id']}", method="DELETE")
+        )
 
 
 @pytest.fixture
@@ -323,5 +366,8 @@ def kernel_idle() -> Callable[[Any], None]:
 
 def wait_for_kernel(page: Any) -> None:
     page.wait_for_function(
-        "() => window.jupyterapp?.shell?.currentWidget?.context?.sessionContext?.session?.kernel?.status === 'idle'"
+        """() => {
+            const { context } = window.jupyterapp?.shell?.currentWidget ?? {};
+            return context?.sessionContext?.session?.kernel?.status === 'idle';
+        }"""
     )

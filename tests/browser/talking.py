@@ -1,16 +1,17 @@
-"""Talking to the chat as a person would. Waits are for states, never for times: a busy machine may take long over anything."""
+"""Talking to the chat as a person would. Waits are for states, never for times."""
 
 from typing import Any
 
 IDLE = """(last) => {
     const turns = document.querySelectorAll('.csp-turn');
     const turn = turns[turns.length - 1];
-    return turn?.dataset.id !== last && turn?.dataset.state !== 'running' && !document.querySelector('.csp-send').hidden;
+    const ended = turn?.dataset.id !== last && turn?.dataset.state !== 'running';
+    return ended && !document.querySelector('.csp-send').hidden;
 }"""
 
 
 def say(page: Any, text: str, wait: bool = True) -> None:
-    """Write a message and send it; wait until it has its answer, or the reason why there is none."""
+    """Write a message and send it; wait until it is answered or has failed."""
     last = last_id(page)
     page.fill(".csp-input", text)
     page.press(".csp-input", "Enter")
@@ -32,7 +33,9 @@ def last_id(page: Any) -> str:
 def compose(page: Any, text: str) -> None:
     """Write with an input method, and press Enter while it is still composing."""
     keyboard = page.context.new_cdp_session(page)
-    keyboard.send("Input.imeSetComposition", {"text": "ni hao", "selectionStart": 6, "selectionEnd": 6})
+    keyboard.send(
+        "Input.imeSetComposition", {"text": "ni hao", "selectionStart": 6, "selectionEnd": 6}
+    )
     enter = {"type": "keyDown", "key": "Enter", "code": "Enter", "windowsVirtualKeyCode": 229}
     keyboard.send("Input.dispatchKeyEvent", enter)
     keyboard.send("Input.insertText", {"text": text})
@@ -46,4 +49,6 @@ def states(page: Any) -> list[str]:
 
 def wait_for_turns(page: Any, count: int) -> None:
     """Wait until so many messages are shown."""
-    page.wait_for_function("(count) => document.querySelectorAll('.csp-turn').length === count", arg=count)
+    page.wait_for_function(
+        "(count) => document.querySelectorAll('.csp-turn').length === count", arg=count
+    )

@@ -1,9 +1,7 @@
-"""The front end in a real browser, on the page: the same `chat.js` as in the notebook, over an assistant this process can slow down."""
+"""The front end in a real browser, on the page. The notebook has the same `chat.js`."""
 
-import itertools
 import json
-import time
-from collections.abc import Callable
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +13,8 @@ from talking import compose, idle, say, wait_for_turns
 
 from csproto.shop.store import Order, Ticket
 
-HUMAN = "I want to talk to a human agent"  # a message that writes a ticket each time
-ATTEMPTS = 5
-LONG_ADDRESS = (
-    "把订单789012的地址改成" + "浙江省杭州市西湖区文三路" * 8 + "477号"
-)  # the engine has to write all of it, twice
-LONG_ANSWERS = [  # two wishes, or a reply of several sentences
-    "快递单号多少,另外帮我开发票",
-    "订单123456到哪了?另外帮我开发票",
-    "我要退换货,订单号123456,衣服尺码偏小",
-    HUMAN,
-    "789012 怎么还不发货,催一下。另外我要投诉",
-    "Where is order 123456? And I need an invoice for it",
-]
+HUMAN = "I want to talk to a human agent"  # a message that writes a ticket
+RETURN = "我要退换货,订单号123456,衣服尺码偏小"
 HOSTILE = [
     "<script>window.__xss=1</script>",
     "<img src=x onerror=window.__xss=1>",
@@ -74,7 +61,8 @@ def page(site, new_page) -> Any:
 
 def turns(page: Any) -> list[tuple[str, str]]:
     return page.eval_on_selector_all(
-        ".csp-turn", "nodes => nodes.map(n => [n.querySelector('.csp-user').innerText, n.dataset.state])"
+        ".csp-turn",
+        "nodes => nodes.map(n => [n.querySelector('.csp-user').innerText, n.dataset.state])",
     )
 
 
@@ -85,8 +73,9 @@ def test_an_answer_its_trace_and_its_figures(page, screenshots) -> None:
     assert all(word in badges for word in ("first words", "all", "prompt tokens", "from cache"))
     page.click(".csp-trace summary")
     trace = page.inner_text(".csp-trace-body")
-    assert '"intent"' in trace
-    assert "service guide" in trace or "Law" in trace or "shop promise" in trace
+    assert "sure" in trace
+    assert "service guide" in trace
+    assert "Written to the order system" in trace
     assert page.get_attribute(".csp-log", "aria-busy") == "false"
     page.locator(".csp").screenshot(path=str(screenshots / "page-light.png"))
 
@@ -108,34 +97,83 @@ def test_example_chips_send(page) -> None:
     page.wait_for_selector(".csp-turn")
     idle(page)
     assert turns(page) == [[text, "done"]]
-    assert page.locator(".csp-chips").is_hidden()
+    assert page.locator(".csp-welcome").is_hidden()
 
 
-def seconds_until(condition: Callable[[], bool], limit: float) -> float:
-    """How long it takes until the condition holds, or the limit."""
-    began = time.monotonic()
-    while not condition() and time.monotonic() - began < limit:
-        time.sleep(0.005)
-    return time.monotonic() - began
+def test_buttons_answer_a_question(page, site) -> None:
+    """Pressed by keyboard; the conversation reads as if the answer had been typed."""
+    say(page, RETURN)
+    chips = page.locator(".csp-choices .csp-chip")
+    assert chips.all_inner_texts() == ["是", "否"]
+    assert page.get_attribute(".csp-choices", "aria-label") == "Choose an answer"
+    chips.first.focus()
+    page.keyboard.press("Enter")
+    wait_for_turns(page, 2)
+    idle(page)
+    assert turns(page) == [[RETURN, "done"], ["是", "done"]]
+    assert chips.count() == 0, "the question is answered"
+    assert "csp-input" in page.evaluate("() => document.activeElement.className")
+    with Session(site.engine) as session:
+        assert session.scalar(select(func.count()).where(Ticket.kind == "return")) == 1
 
 
-def test_stop_before_the_first_word_frees_the_engine(page, endpoint) -> None:
-    """The engine is at it for long before the first word, so that there is time to press Stop; the best of a few attempts counts, because other work holds up any."""
-    waits = []
-    for _ in range(ATTEMPTS):
-        say(page, LONG_ADDRESS, wait=False)
-        seconds_until(lambda: running_requests(endpoint) > 0 or page.locator(".csp-send").is_visible(), limit=60)
-        page.evaluate("() => document.querySelector('.csp-stop').click()")
-        freed = seconds_until(lambda: running_requests(endpoint) == 0, limit=10)
-        idle(page)
-        if page.locator(".csp-bot > .csp-text").last.inner_text() == "[Stopped]":
-            waits.append(freed)
-            if freed < 1:
-                break
-    assert waits, f"never stopped before the first word: {turns(page)}"
-    assert min(waits) < 1, waits
-    say(page, "你好")
-    assert turns(page)[-1][1] == "done"
+def test_buttons_go_when_anything_else_is_sent(page, site) -> None:
+    say(page, RETURN)
+    assert page.locator(".csp-choices .csp-chip").count() == 2
+    page.reload()
+    page.wait_for_selector(".csp-choices .csp-chip")
+    with site.orders_held():
+        say(page, "你好", wait=False)
+        wait_for_turns(page, 2)
+        assert page.locator(".csp-choices .csp-chip").count() == 0
+    idle(page)
+    assert page.locator(".csp-turn").first.locator(".csp-chip").count() == 0
+
+
+def test_a_button_shows_its_label_and_sends_its_text(page) -> None:
+    sent = page.evaluate(
+        """async () => {
+            const { createChat } = await import('/static/chat.js');
+            const words = await (await fetch('/static/words.json')).json();
+            const root = document.createElement('div');
+            document.body.append(root);
+            const sent = [];
+            const host = { kind: 'page', words, language: 'en', setLanguage() {} };
+            host.send = (command) => sent.push(command);
+            const chat = createChat(root, host);
+            chat.receive({ type: 'messages', messages: [{
+                id: 'm1', at: null, text: 'return it', state: 'done', triage: null, sure: null,
+                runner_up: null, decisions: [], waiting: null, reply: 'Which order?', usage: null,
+                choices: [{ kind: 'order', label: 'shirt · 123456', text: '123456' }],
+                error: null, rating: 0 }] });
+            await new Promise((done) => setTimeout(done, 300));
+            const button = root.querySelector('.csp-choices button');
+            button.click();
+            return [button.textContent, ...sent];
+        }"""
+    )
+    assert sent == ["shirt · 123456", {"type": "send", "text": "123456"}]
+
+
+def test_stop_before_the_writes_frees_the_engine_and_writes_nothing(page, site, endpoint) -> None:
+    with site.orders_held():
+        say(page, HUMAN, wait=False)
+        wait_for_turns(page, 1)
+        page.click(".csp-stop")
+    idle(page)
+    assert turns(page) == [[HUMAN, "stopped"]]
+    assert running_requests(endpoint) == 0
+    assert handoffs(site) == 0
+    page.click(".csp-do-retry")
+    page.wait_for_selector(".csp-turn[data-state=done]")
+    idle(page)
+    assert turns(page) == [[HUMAN, "done"]], "it takes the place of the stopped one"
+    assert handoffs(site) == 1
+
+
+def handoffs(site) -> int:
+    with Session(site.engine) as session:
+        return session.scalar(select(func.count()).where(Ticket.kind == "handoff")) or 0
 
 
 def test_stop_before_the_server_knows_of_the_message_keeps_it(page) -> None:
@@ -152,72 +190,44 @@ def test_stop_before_the_server_knows_of_the_message_keeps_it(page) -> None:
     assert turns(page) == [["你好", "done"]]
 
 
-def test_stop_after_the_first_words_keeps_them_and_frees_the_engine(page, endpoint) -> None:
-    """The page itself presses Stop as soon as there is text; some replies are complete by then, so it may take a few messages."""
-    page.evaluate(
-        """() => new MutationObserver(() => {
-            const turn = document.querySelector('.csp-turn:last-of-type');
-            if (turn?.dataset.state === 'running' && turn.querySelector('.csp-bot > .csp-text').textContent) document.querySelector('.csp-stop').click();
-        }).observe(document.querySelector('.csp-log'), { childList: true, characterData: true, subtree: true })"""
+def test_the_steps_are_shown_as_they_come(page, site) -> None:
+    """First what was understood; then, once it is written, the decision and the reply."""
+    waits = iter([False, False, True])  # only the third call, the write, is held up
+    faults, go_on = site.assistant.orders.faults, threading.Event()
+    before = faults.before
+    faults.before = lambda patience: (
+        go_on.wait(100) if next(waits, False) else 0,
+        before(patience),
     )
-    waits = []
-    for text in LONG_ANSWERS:
-        say(page, text)
-        freed = seconds_until(lambda: running_requests(endpoint) == 0, limit=10)
-        if turns(page)[-1][1] == "stopped":
-            words = page.locator(".csp-bot > .csp-text").last.inner_text()
-            assert len(words) > len("[Stopped]") + 3, "what had been said stays"
-            waits.append(freed)
-            if freed < 1:
-                return
-    pytest.fail(f"complete before it could be stopped, or freed too late: {turns(page)}, {waits}")
+    say(page, HUMAN, wait=False)
+    page.wait_for_selector(".csp-trace:not([hidden])")
+    assert page.locator(".csp-bot > .csp-text").inner_text() == ""
+    assert page.locator(".csp-part").count() == 0
+    assert page.get_attribute(".csp-log", "aria-busy") == "true"
+    go_on.set()
+    idle(page)
+    faults.before = before
+    assert "human.handoff" in page.inner_text(".csp-trace summary")
+    assert page.inner_text(".csp-bot > .csp-text")
 
 
-def test_the_answer_grows_while_it_comes(page, site) -> None:
-    """First what was understood, then piece by piece. The order system takes a second for each of two wishes; which message has two is up to the model."""
-    page.evaluate(
-        """() => { window.__seen = [];
-            new MutationObserver(() => {
-                const turn = document.querySelector('.csp-turn:last-of-type');
-                const now = turn ? [turn.querySelector('.csp-bot > .csp-text').textContent, !turn.querySelector('.csp-trace').hidden, turn.dataset.state] : null;
-                if (now && JSON.stringify(now) !== JSON.stringify(window.__seen.at(-1))) window.__seen.push(now);
-            }).observe(document.querySelector('.csp-log'), { childList: true, characterData: true, subtree: true, attributes: true });
-        }"""
-    )
-    site.assistant.orders.faults.latency = 1
-    for text in LONG_ANSWERS:
-        page.evaluate("() => { window.__seen = [] }")
-        say(page, text)
-        seen = page.evaluate("() => window.__seen")
-        assert ["", True, "running"] in seen, seen
-        growing = list(dict.fromkeys(words for words, _, _ in seen if words))
-        assert all(later.startswith(earlier) for earlier, later in itertools.pairwise(growing)), growing
-        if len(growing) >= 2:
-            return
-    pytest.fail("no answer came in more than one piece")
-
-
-def test_retry_undo_edit(page, site) -> None:
-    say(page, HUMAN)
-    page.click(".csp-do-retry")
-    page.wait_for_selector(".csp-notice")
+def test_a_conversation_is_taken_up_again_after_a_restart(page, site) -> None:
+    say(page, "你好")
+    say(page, RETURN)
+    site.restarted()
+    page.reload()
+    page.wait_for_selector(".csp-choices .csp-chip")
+    assert turns(page) == [["你好", "done"], [RETURN, "done"]]
+    page.click(".csp-choices .csp-chip >> text=是")
+    wait_for_turns(page, 3)
     idle(page)
     with Session(site.engine) as session:
-        assert session.scalar(select(func.count()).where(Ticket.kind == "handoff")) == 1
-    assert "hand-off ticket" in page.inner_text(".csp-notice")
-    page.click(".csp-do-edit")
-    assert page.input_value(".csp-input") == HUMAN
-    for cancel in (lambda: page.press(".csp-input", "Escape"), lambda: page.click(".csp-cancel")):
-        cancel()
-        assert page.input_value(".csp-input") == ""
-        assert page.locator(".csp-cancel").is_hidden()
-        page.click(".csp-do-edit")
-    say(page, "你好")
-    wait_for_turns(page, 1)
-    idle(page)
-    assert turns(page) == [["你好", "done"]]
-    page.click(".csp-do-undo")
+        assert session.scalar(select(func.count()).where(Ticket.kind == "return")) == 1
+    page.click(".csp-do-new")
     wait_for_turns(page, 0)
+    page.reload()
+    page.wait_for_selector(".csp-input")
+    assert turns(page) == [], "a new conversation stays a new one"
 
 
 def test_thumbs_copy_export_customer_and_new(page) -> None:
@@ -225,8 +235,10 @@ def test_thumbs_copy_export_customer_and_new(page) -> None:
     say(page, "我的订单到哪了?")
     page.click(".csp-do-up")
     page.wait_for_selector(".csp-do-up[aria-pressed=true]")
-    page.click(".csp-bot + .csp-actions .csp-do-copy")
-    assert page.evaluate("() => navigator.clipboard.readText()") == page.inner_text(".csp-bot .csp-text")
+    page.click(".csp-choices + .csp-actions .csp-do-copy")
+    assert page.evaluate("() => navigator.clipboard.readText()") == page.inner_text(
+        ".csp-bot .csp-text"
+    )
     for form, ending in (("json", ".json"), ("markdown", ".md")):
         with page.expect_download() as download:
             page.click(f".csp-do-{form}")
@@ -252,7 +264,7 @@ def test_a_reload_in_the_midst_of_an_answer_stops_it(page, site, endpoint) -> No
     say(page, "你好")
     with site.orders_held():
         say(page, "订单123456到哪了?", wait=False)
-        page.wait_for_selector(".csp-trace:not([hidden]) >> nth=1")
+        wait_for_turns(page, 2)
         page.reload()
         page.wait_for_selector(".csp-turn[data-state=running]")
     page.wait_for_selector(".csp-turn[data-state=stopped]")
@@ -266,7 +278,7 @@ def test_an_answer_in_another_tab_is_shown_when_it_is_there(page, site) -> None:
     say(page, "你好")
     with site.orders_held():
         say(page, "订单123456到哪了?", wait=False)
-        page.wait_for_selector(".csp-trace:not([hidden]) >> nth=1")
+        wait_for_turns(page, 2)
         other = page.context.new_page()
         other.set_default_timeout(120_000)
         other.goto(site.url)
@@ -295,7 +307,7 @@ def test_enter_shift_enter_and_composing(page) -> None:
 
 def test_the_keyboard_alone_reaches_everything(page) -> None:
     page.focus(".csp-input")
-    page.keyboard.type("你好")
+    page.keyboard.type(RETURN)
     page.keyboard.press("Enter")
     page.wait_for_selector(".csp-turn")
     idle(page)
@@ -303,12 +315,15 @@ def test_the_keyboard_alone_reaches_everything(page) -> None:
     reached = set()
     for _ in range(25):
         page.keyboard.press("Tab")
-        reached.add(page.evaluate("() => document.activeElement?.className || document.activeElement?.tagName"))
+        reached.add(
+            page.evaluate(
+                "() => document.activeElement?.className || document.activeElement?.tagName"
+            )
+        )
     for name in (
         "csp-log",
-        "csp-do-edit",
-        "csp-do-undo",
-        "csp-do-retry",
+        "csp-do-copy",
+        "csp-chip",
         "csp-do-up",
         "csp-input",
         "csp-send",
@@ -318,7 +333,7 @@ def test_the_keyboard_alone_reaches_everything(page) -> None:
 
 
 def test_the_focus_is_never_lost(page) -> None:
-    """Buttons are made anew when something changes; whoever steers by keyboard stays where they were."""
+    """Buttons are made anew when something changes, and the focus stays where it was."""
     say(page, "你好")
     page.focus(".csp-do-up")
     page.keyboard.press("Enter")
@@ -327,9 +342,13 @@ def test_the_focus_is_never_lost(page) -> None:
     page.focus(".csp-do-language")
     page.keyboard.press("Enter")
     assert "csp-do-language" in page.evaluate("() => document.activeElement.className")
-    page.focus(".csp-do-undo")
+    page.focus(".csp-do-new")
     page.keyboard.press("Enter")
     wait_for_turns(page, 0)
+    page.focus(".csp-chip >> nth=0")
+    page.keyboard.press("Enter")
+    wait_for_turns(page, 1)
+    idle(page)
     assert "csp-input" in page.evaluate("() => document.activeElement.className")
 
 
@@ -346,7 +365,9 @@ def test_scrolling_yields_to_the_reader(page) -> None:
     assert page.eval_on_selector(".csp-log", "e => e.scrollTop") == pytest.approx(place, abs=60)
     page.click(".csp-newest")
     page.wait_for_selector(".csp-newest", state="hidden")
-    assert page.eval_on_selector(".csp-log", "e => e.scrollHeight - e.scrollTop - e.clientHeight") < 50
+    assert (
+        page.eval_on_selector(".csp-log", "e => e.scrollHeight - e.scrollTop - e.clientHeight") < 50
+    )
 
 
 def test_the_engine_goes_and_comes_back(page, site) -> None:
@@ -365,7 +386,9 @@ def test_the_engine_goes_and_comes_back(page, site) -> None:
         site.gate.open()
     page.wait_for_function("() => !document.querySelector('.csp').classList.contains('csp-down')")
     page.click(".csp-do-retry")
-    page.wait_for_function("() => document.querySelectorAll('.csp-turn[data-state=failed]').length === 0")
+    page.wait_for_function(
+        "() => document.querySelectorAll('.csp-turn[data-state=failed]').length === 0"
+    )
     idle(page)
     assert [state for _, state in turns(page)] == ["done", "done"]
 
@@ -374,14 +397,17 @@ def harmless(page: Any) -> None:
     """No string has run, and none has become anything but text."""
     page.wait_for_timeout(200)
     assert page.evaluate("() => window.__xss") == 0
-    tags = set(page.evaluate("() => [...document.querySelectorAll('.csp-log *')].map((e) => e.tagName.toLowerCase())"))
-    assert tags <= set(
-        "article div ul li time button svg path details summary h2 pre dl dt dd p code br span strong".split()
+    tags = set(
+        page.evaluate(
+            "() => [...document.querySelectorAll('.csp-log *')].map((e) => e.tagName.toLowerCase())"
+        )
     )
+    plain = "article div ul li time button svg path details summary h2 dl dt dd p code span strong"
+    assert tags <= set(plain.split())
 
 
 def test_hostile_user_text_is_text(page, site) -> None:
-    """All thirty while the engine is away, because their answers do not matter; then one that is answered."""
+    """All thirty while the engine is away, as no answer is needed; then one is answered."""
     page.evaluate("() => { window.__xss = 0 }")
     site.gate.shut()
     try:
@@ -390,17 +416,24 @@ def test_hostile_user_text_is_text(page, site) -> None:
     finally:
         site.gate.open()
     say(page, HOSTILE[1])
-    shown = page.eval_on_selector_all(".csp-user > .csp-text", "nodes => nodes.map((n) => n.textContent)")
+    shown = page.eval_on_selector_all(
+        ".csp-user > .csp-text", "nodes => nodes.map((n) => n.textContent)"
+    )
     assert shown == [*HOSTILE, HOSTILE[1]]
     page.reload()
     page.wait_for_selector(".csp-turn")
-    assert page.eval_on_selector_all(".csp-user > .csp-text", "nodes => nodes.map((n) => n.textContent)") == shown
+    assert (
+        page.eval_on_selector_all(
+            ".csp-user > .csp-text", "nodes => nodes.map((n) => n.textContent)"
+        )
+        == shown
+    )
     page.evaluate("() => { window.__xss = 0 }")
     harmless(page)
 
 
 def test_hostile_order_records_are_text(page, site) -> None:
-    """The strings stand in an order's item, note and address; the reply and the facts of the trace quote them."""
+    """The strings stand in an order's item; reply and trace quote them."""
     page.evaluate("() => { window.__xss = 0 }")
     quoted = set()
     for number in range(0, 30, 2):
@@ -417,7 +450,7 @@ def test_hostile_order_records_are_text(page, site) -> None:
 
 
 def test_hostile_text_in_every_field_is_text(page) -> None:
-    """User text, model text, facts, reasons and names: whatever the front end is given, all thirty strings stay text."""
+    """Whatever the front end is given, all thirty strings stay text."""
     got = page.evaluate(
         """async (hostile) => {
             window.__xss = 0;
@@ -425,41 +458,63 @@ def test_hostile_text_in_every_field_is_text(page) -> None:
             const words = await (await fetch('/static/words.json')).json();
             const root = document.createElement('div');
             document.body.append(root);
-            const chat = createChat(root, { kind: 'page', words, language: 'en', send() {}, setLanguage() {} });
-            const part = (x) => ({ action: x, rule: x, source: x, facts: { [x]: x }, grounded: false, rejected: [x], fallback: false });
-            const messages = hostile.flatMap((x, i) => [
-                { kind: 'turn', id: `m${i}`, at: new Date().toISOString(), text: x, state: 'failed', triage: { intent: x, reason: x }, parts: [part(x)],
-                  reply: x, usage: null, error: { code: x, reason: x }, rating: 0 },
-                { kind: 'notice', id: `n${i}`, code: 'kept', writes: [{ kind: x, order_id: x, rule: x }] }]);
-            chat.receive({ type: 'info', info: { customer: hostile[0], customers: hostile.map((x) => ({ id: x, name: x })), busy: false, engine: { ok: true, model: hostile[1] } } });
+            const host = { kind: 'page', words, language: 'en', send() {}, setLanguage() {} };
+            const chat = createChat(root, host);
+            const decision = (x) => ({
+                intent: x, order: x, action: x, rule: x, source: x, facts: { [x]: x }, write: x });
+            const choices = hostile.map((x) => ({ kind: x, label: x, text: x }));
+            const messages = hostile.map((x, i) => ({
+                id: `m${i}`, at: new Date().toISOString(), text: x,
+                state: i === hostile.length - 1 ? 'done' : 'failed',
+                triage: { act: x, wishes: [{ intent: x, orders: [x], [x]: x }] },
+                sure: 0.5, runner_up: x, decisions: [decision(x)], waiting: null, choices,
+                reply: x, usage: null, error: { code: x, reason: x }, rating: 0 }));
+            const customers = hostile.map((x) => ({ id: x, name: x }));
+            const engine = { ok: true, model: hostile[1] };
+            const info = { customer: hostile[0], customers, busy: false, engine };
+            chat.receive({ type: 'info', info });
             chat.receive({ type: 'messages', messages });
             await new Promise((done) => setTimeout(done, 800));
             root.querySelectorAll('details').forEach((d) => { d.open = true; });
             await new Promise((done) => setTimeout(done, 300));
-            return { xss: window.__xss, tags: [...new Set([...root.querySelectorAll('*')].map((e) => e.tagName))],
-                     replies: [...root.querySelectorAll('.csp-bot > .csp-text')].map((e) => e.textContent) };
+            const texts = (css) => [...root.querySelectorAll(css)].map((e) => e.textContent);
+            const tags = new Set([...root.querySelectorAll('*')].map((e) => e.tagName));
+            return { xss: window.__xss, tags: [...tags], chips: texts('.csp-choices button'),
+                     replies: texts('.csp-bot > .csp-text') };
         }""",
         HOSTILE,
     )
     assert got["xss"] == 0
     assert not page.external
-    assert not {"SCRIPT", "IMG", "SVG", "IFRAME", "STYLE", "LINK", "META", "BASE", "OBJECT", "EMBED", "VIDEO"} & set(
-        got["tags"]
-    )
-    assert got["replies"] == HOSTILE
+    assert not {
+        "SCRIPT",
+        "IMG",
+        "SVG",
+        "IFRAME",
+        "STYLE",
+        "LINK",
+        "META",
+        "BASE",
+        "OBJECT",
+        "EMBED",
+        "VIDEO",
+    } & set(got["tags"])
+    assert got["replies"] == got["chips"] == HOSTILE
 
 
 def test_the_browser_puts_steps_together_as_the_kernel_does(page) -> None:
     from csproto.chat.messages import apply, new_message
 
-    part = {"action": "a", "rule": "r", "source": "s", "facts": {}, "grounded": True, "rejected": [], "fallback": False}
-    triage = {"intent": "other"}
-    turn = {"triage": triage, "decision": part, "also": [part], "reply": "x y z", "usage": {"ttft_ms": 1}}
+    decision = {"intent": "other", "order": None, "action": "a", "rule": "r", "source": "s"}
+    decision |= {"facts": {}, "write": None}
+    known = {"triage": {"act": "ask", "wishes": []}, "sure": 0.9, "runner_up": "invoice"}
+    turn = known | {"decisions": [decision], "waiting": None, "reply": "x y"}
+    turn |= {"choices": [{"kind": "yes_no", "label": "是", "text": "是"}], "usage": {"ttft_ms": 1}}
     steps: list[dict[str, Any]] = [
-        {"step": "triage", "triage": triage},
-        {"step": "decision", "part": part},
+        {"step": "triage"} | known,
+        {"step": "decision", "decision": decision},
         {"step": "token", "text": "x"},
-        {"step": "decision", "part": part},
+        {"step": "decision", "decision": decision},
         {"step": "token", "text": "y"},
     ]
     ends: list[dict[str, Any]] = [
@@ -470,7 +525,11 @@ def test_the_browser_puts_steps_together_as_the_kernel_does(page) -> None:
     for end in ends:
         message = new_message(1, "hello")
         got = page.evaluate(
-            "async ([m, steps]) => { const { applyStep } = await import('/static/chat.js'); steps.forEach((s) => applyStep(m, s)); return m; }",
+            """async ([m, steps]) => {
+                const { applyStep } = await import('/static/chat.js');
+                steps.forEach((s) => applyStep(m, s));
+                return m;
+            }""",
             [message, [*steps, end]],
         )
         for step in [*json.loads(json.dumps(steps)), end]:
@@ -481,11 +540,13 @@ def test_the_browser_puts_steps_together_as_the_kernel_does(page) -> None:
 @pytest.mark.parametrize(
     ("name", "viewport", "scheme"), [("dark", (1000, 800), "dark"), ("narrow", (340, 640), "light")]
 )
-def test_dark_and_narrow(site, new_page, screenshots, name: str, viewport: tuple[int, int], scheme: Any) -> None:
+def test_dark_and_narrow(
+    site, new_page, screenshots, name: str, viewport: tuple[int, int], scheme: Any
+) -> None:
     page = new_page(viewport=viewport, color_scheme=scheme, locale="zh-CN")
     page.goto(site.url)
     page.wait_for_selector(".csp-input")
-    say(page, "我要退换货,订单号123456,衣服尺码偏小")
+    say(page, RETURN)
     page.click(".csp-trace summary")
     page.locator(".csp").screenshot(path=str(screenshots / f"page-{name}.png"))
     assert page.evaluate("() => document.documentElement.scrollWidth <= window.innerWidth"), (
@@ -497,18 +558,18 @@ def test_dark_and_narrow(site, new_page, screenshots, name: str, viewport: tuple
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing(site, new_page, axe, scheme: Any) -> None:
-    """Audited empty, while an answer is under way, with a complete one and its trace, and with a failed one."""
+    """Audited empty, under way, with a question and its trace, and with a failed answer."""
     page = new_page(color_scheme=scheme, locale="en-GB", bypass_csp=True)
     page.goto(site.url)
     page.wait_for_selector(".csp-input")
     axe(page)
-    say(page, "我的订单到哪了?")
+    say(page, RETURN)
     page.click(".csp-trace summary")
     page.click(".csp-do-up")
     axe(page)
     with site.orders_held():
         say(page, "我的订单到哪了?", wait=False)
-        page.wait_for_selector(".csp-trace:not([hidden]) >> nth=1")
+        wait_for_turns(page, 2)
         axe(page)
     idle(page)
     site.gate.shut()

@@ -1,4 +1,4 @@
-"""A real server, killed under the page; the one that runs afterwards has another address and another key."""
+"""A real server is killed; the one that runs afterwards has another address and key."""
 
 import json
 import os
@@ -12,8 +12,10 @@ from csproto.engine.server import Server, write_state
 
 
 @pytest.mark.timeout(900)
-def test_the_server_is_killed_and_another_one_is_found(serve_page, new_page, engine, server, tmp_path, monkeypatch):
-    """The other one is the server of the whole test run, because starting one takes longer than everything else here."""
+def test_the_server_is_killed_and_another_one_is_found(
+    serve_page, new_page, engine, server, tmp_path, monkeypatch
+) -> None:
+    """The other one is the server of the test run, because starting a second takes long."""
     state = tmp_path / "server.json"
     monkeypatch.setenv("CSPROTO_STATE", str(state))
     with Server() as first:
@@ -30,8 +32,12 @@ def test_the_server_is_killed_and_another_one_is_found(serve_page, new_page, eng
             assert states(page) == ["done", "failed"]
             page.wait_for_selector(".csp-down")
             assert server[0] != first.base_url
-            state.write_text(json.dumps({"base_url": server[0], "api_key": server[1], "pid": os.getpid()}))
-            page.wait_for_function("() => !document.querySelector('.csp').classList.contains('csp-down')")
+            state.write_text(
+                json.dumps({"base_url": server[0], "api_key": server[1], "pid": os.getpid()})
+            )
+            page.wait_for_function(
+                "() => !document.querySelector('.csp').classList.contains('csp-down')"
+            )
             page.click(".csp-do-retry")
             idle(page)
             assert states(page) == ["done", "done"]

@@ -1,4 +1,4 @@
-"""Every notebook of the tutorial, run from top to bottom in JupyterLab the way its reader does it."""
+"""Every notebook of the tutorial, run from top to bottom in JupyterLab."""
 
 import shutil
 from typing import Any
@@ -19,19 +19,30 @@ def cells_of(page: Any) -> list[dict[str, Any]]:
 
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("name", NOTEBOOKS)
-def test_runs_in_jupyterlab_without_an_error_cell(name: str, lab, new_page, kernel_idle, screenshots) -> None:
+def test_runs_in_jupyterlab_without_an_error_cell(
+    name: str, lab, new_page, kernel_idle, screenshots
+) -> None:
     shutil.copy(ROOT / "notebooks" / f"{name}.ipynb", lab.root)
     page = new_page()
     page.goto(f"{lab.url}/lab/tree/{name}.ipynb?reset")
     kernel_idle(page)
     page.evaluate("() => window.jupyterapp.commands.execute('notebook:clear-all-cell-outputs')")
     page.evaluate(
-        "() => { window.done = false; window.jupyterapp.commands.execute('notebook:run-all-cells').then(() => { window.done = true; }); }"
+        """() => {
+            window.done = false;
+            const ran = window.jupyterapp.commands.execute('notebook:run-all-cells');
+            ran.then(() => { window.done = true; });
+        }"""
     )
     page.wait_for_function("() => window.done", timeout=1_000_000)
     page.screenshot(path=str(screenshots / f"notebook-{name}.png"))
     cells = cells_of(page)
-    errors = [output["evalue"] for cell in cells for output in cell["outputs"] if output["output_type"] == "error"]
+    errors = [
+        output["evalue"]
+        for cell in cells
+        for output in cell["outputs"]
+        if output["output_type"] == "error"
+    ]
     assert not errors
     assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
     assert not page.failures, page.failures

@@ -4,11 +4,11 @@ from collections.abc import Callable
 from datetime import datetime
 
 import pytest
+from rehearsed import Rehearsed
+from support import NOW
 
 from csproto.desk.handbook import Handbook, default_handbook
 from csproto.shop.orders import OrderApi
-from rehearsed import Rehearsed
-from support import NOW
 
 
 @pytest.fixture(scope="session")

@@ -5,13 +5,14 @@ Each message comes with the triage that an honest reader would write.
 
 from dataclasses import replace
 
+from support import NOW
+
 from csproto.desk.dialogue import respond
 from csproto.desk.handbook import Handbook
 from csproto.desk.reply import alternatives
 from csproto.desk.state import Limits, Outcome, Reading, State
 from csproto.desk.triage import Act, Triage, Wish
 from csproto.shop.orders import OrderApi
-from support import NOW
 
 
 def wish(intent: str, *orders: str, **slots: object) -> Wish:

@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
 import pytest
+from rehearsed import wish
 from sqlalchemy.orm import Session
 
 from csproto.desk.conversation import (
@@ -18,7 +19,6 @@ from csproto.desk.state import Outcome
 from csproto.desk.transcript import Message, opening
 from csproto.shop.orders import OrderApi
 from csproto.shop.store import ConversationRow
-from rehearsed import wish
 
 ZONE = ZoneInfo("Asia/Shanghai")
 

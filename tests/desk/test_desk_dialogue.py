@@ -2,11 +2,11 @@
 
 from datetime import timedelta
 
+from rehearsed import wish
 from sqlalchemy.orm import Session
+from support import NOW
 
 from csproto.shop.store import Order
-from rehearsed import wish
-from support import NOW
 
 
 def test_a_return_is_asked_about_and_done_after_the_yes(customer) -> None:
@@ -297,3 +297,62 @@ def test_no_to_the_offer_of_a_human_drops_nothing_else(customer) -> None:
     c001.hears("不用", act="deny")
     assert c001.rules == ["pending.dropped"]
     assert "orders" not in c001.outcome.decisions[0].facts
+
+
+# What a cold reader found.
+
+
+def test_a_yes_to_a_human_that_says_it_again_is_one_handover(customer) -> None:
+    c001 = customer("C001")
+    c001.hears("取消789012", wish("cancel_order", "789012"))
+    c001.hears("嗯...", wish("other")).hears("呃", wish("other"))
+    assert c001.waits_for == "human"
+    c001.hears("yes, get me a human", wish("human_agent"), act="confirm")
+    assert c001.rules == ["human.handoff"]
+
+
+def test_a_no_to_the_offer_of_a_human_with_a_wish_runs_the_wish(customer) -> None:
+    c001 = customer("C001")
+    c001.hears("取消789012", wish("cancel_order", "789012"))
+    c001.hears("嗯...", wish("other")).hears("呃", wish("other"))
+    c001.hears("no, just cancel 789012", wish("cancel_order", "789012"), act="deny")
+    assert (c001.rules, c001.waits_for) == (["cancel.confirm"], "yes")
+
+
+def test_a_bare_number_after_a_question_about_the_shop_is_a_number(customer) -> None:
+    c001 = customer("C001")
+    c001.hears("do you sell sofas", wish("shop_question"))
+    c001.hears("789012", wish("other", "789012"))
+    assert c001.rules == ["other.order_card"]
+
+
+def test_a_further_order_keeps_its_own_details(customer) -> None:
+    c003 = customer("C003")
+    c003.hears("300007 return", wish("return_exchange", "300007"))
+    more = wish("return_exchange", "300008", cause="quality")
+    c003.hears("yes, and return 300008 too, it is broken", more, act="confirm")
+    assert c003.rules == ["return.registered", "return.quality.15d"]
+
+
+def test_an_order_that_the_yes_does_not_name_is_asked_about_again(customer) -> None:
+    c016 = customer("C016")
+    c016.hears("cancel the case and the mat", wish("cancel_order", "160001", "160002"))
+    c016.hears("yes, 160002", wish("cancel_order", "160002"), act="confirm")
+    assert c016.writes == [("cancel", "160002")]
+    assert c016.state.question.wish.orders == ("160001",)
+
+
+def test_no_the_other_one_after_a_handover_asks_for_no_order(customer) -> None:
+    c001 = customer("C001")
+    c001.hears("转人工", wish("human_agent"))
+    c001.hears("no, the other one", act="correct")
+    assert c001.rules == ["other.small_talk"]
+
+
+def test_a_yes_with_the_number_of_another_order_is_no_clear_yes(customer) -> None:
+    c016 = customer("C016")
+    c016.hears("cancel 160001", wish("cancel_order", "160001"))
+    c016.hears("yes, 160002", act="confirm")  # as a model may misread it
+    assert (c016.writes, c016.waits_for) == ([], "yes")
+    c016.hears("yes, 160001", act="confirm")
+    assert c016.writes == [("cancel", "160001")]

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.strategies import composite
+from support import NOW
 
 from csproto.desk.dialogue import respond
 from csproto.desk.handbook import default_handbook
@@ -21,7 +22,6 @@ from csproto.minimodel.customers import MemoryShop
 from csproto.shop import demo
 from csproto.shop.orders import OrderApi
 from csproto.shop.store import open_engine
-from support import NOW
 
 NEEDS_YES = {"return", "withdraw", "cancel", "address", "invoice"}
 TEXTS = (

@@ -75,6 +75,7 @@ ORDERS = [
         ("尾号0477到哪了", {"58120477": "0477"}),
         ("5812 0477", {"58120477": "58120477"}),
         ("the one with 610", {"610233": "610"}),
+        ("order 61023", {}),  # the beginning of an id is another number
         ("is my boot there", {"610233": "boot"}),
         ("that rice-cooker", {"58120477": "cooker"}),
         ("饭煲坏了", {"58120477": "饭煲"}),

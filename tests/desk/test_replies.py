@@ -11,6 +11,7 @@ from csproto.desk.case import Parts
 from csproto.desk.handbook import Handbook, Language, default_handbook
 from csproto.desk.reply import PLACEHOLDER, alternatives, ask_text, stems
 from csproto.desk.state import Outcome
+from csproto.measure import wishes
 from csproto.measure.replies import PAGE, page
 from csproto.measure.situations import Key, situations
 
@@ -202,3 +203,9 @@ def test_code_and_files_have_the_same_rules(found) -> None:
 def test_every_action_can_be_reached_and_no_other() -> None:
     said = {HANDBOOK.rules[rule].action for rule in rules_in_code(HANDBOOK)}
     assert said == set(ACTIONS) == HANDBOOK.actions
+
+
+def test_the_page_of_wishes_says_what_the_files_say() -> None:
+    assert wishes.PAGE.read_text(encoding="utf-8") == wishes.page(HANDBOOK), (
+        "docs/wishes.md is out of date. Run `python -m csproto.measure.wishes`."
+    )

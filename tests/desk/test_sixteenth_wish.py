@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from rehearsed import Rehearsed
 from xgrammar.testing import _is_grammar_accept_string
 
 from csproto.desk import policy
@@ -14,7 +15,6 @@ from csproto.desk.prompt import instructions
 from csproto.desk.triage import Triage, Wish, grammar
 from csproto.settings import DATA
 from csproto.shop.orders import OrderApi
-from rehearsed import Rehearsed
 
 FILE = """\
 intent: gift_message

@@ -3,7 +3,7 @@
 
 const NEAR_END = 48; // pixels from the end within which the reader counts as following
 const ICONS = { // drawn, because not every machine has a font with these signs
-  copy: "M8 8h11v11H8z M5 16V5h11", edit: "M4 20h4L19 9l-4-4L4 16z", undo: "M9 7L4 12l5 5 M4 12h11a4 4 0 0 1 0 8h-3",
+  copy: "M8 8h11v11H8z M5 16V5h11",
   up: "M7 11l4-8c2 0 3 1 3 3v3h5l-2 10H7z M3 11h4v8H3z", down: "M17 13l-4 8c-2 0-3-1-3-3v-3H5L7 5h10z M21 13h-4V5h4z",
   retry: "M20 12a8 8 0 1 1-3-6 M20 3v5h-5", new: "M12 5v14 M5 12h14", json: "M12 4v11 M7 11l5 5l5-5 M5 20h14", markdown: "M12 4v11 M7 11l5 5l5-5 M5 20h14",
 };
@@ -12,15 +12,13 @@ const LATE = 2000; // ms without a sign of life after which the panel says that 
 // ---- messages: the same steps as messages.py
 
 export function applyStep(message, step) {
-  if (step.step === "triage") message.triage = step.triage;
-  else if (step.step === "decision") message.parts.push(step.part);
+  if (step.step === "triage") {
+    const { triage, sure, runner_up } = step;
+    Object.assign(message, { triage, sure, runner_up });
+  } else if (step.step === "decision") message.decisions.push(step.decision);
   else if (step.step === "token") message.reply += step.text;
-  else if (step.step === "done") {
-    const turn = step.turn;
-    Object.assign(message, {
-      triage: turn.triage, parts: [turn.decision, ...turn.also], reply: turn.reply, usage: turn.usage, state: "done",
-    });
-  } else if (step.step === "stopped") message.state = "stopped";
+  else if (step.step === "done") Object.assign(message, step.turn, { state: "done" });
+  else if (step.step === "stopped") message.state = "stopped";
   else if (step.step === "failed") {
     message.state = "failed";
     message.error = { code: step.code, reason: step.reason };
@@ -72,10 +70,11 @@ class TurnView {
     this.summary = make("summary");
     this.traceBody = make("div", { class: "csp-trace-body" });
     this.trace = make("details", { class: "csp-trace", hidden: true }, this.summary, this.traceBody);
+    this.choices = make("div", { class: "csp-chips csp-choices", role: "group", hidden: true });
     this.botActions = make("div", { class: "csp-actions" });
     this.user = make("div", { class: "csp-bubble csp-user" }, this.userText);
     this.bot = make("div", { class: "csp-bubble csp-bot" }, this.botText, this.error, this.trace, this.badges);
-    this.node = make("article", { class: "csp-turn" }, this.user, this.userActions, this.bot, this.botActions);
+    this.node = make("article", { class: "csp-turn" }, this.user, this.userActions, this.bot, this.choices, this.botActions);
   }
 
   update(message, isLast, busy) {
@@ -85,7 +84,7 @@ class TurnView {
     const w = this.chat.w;
     this.node.dataset.state = message.state;
     this.node.dataset.id = message.id;
-    this.node.setAttribute("aria-label", `${w.you}, ${new Date(message.at).toLocaleTimeString(this.chat.language)}`);
+    this.node.setAttribute("aria-label", [w.you, this.time(message, {})].filter(Boolean).join(", "));
     setText(this.userText, message.text);
     const stopped = message.state === "stopped" ? `${message.reply ? " " : ""}[${w.stopped}]` : "";
     setText(this.botText, message.reply + stopped);
@@ -93,6 +92,7 @@ class TurnView {
     this.showError(message);
     this.showTrace(message);
     this.showBadges(message);
+    this.showChoices(message, isLast && !busy);
     this.showActions(message, isLast, busy);
   }
 
@@ -111,29 +111,52 @@ class TurnView {
     const w = this.chat.w;
     this.trace.hidden = !message.triage;
     if (!message.triage) return;
-    const rules = message.parts.map((part) => part.rule).join(", ");
+    const rules = message.decisions.map((decision) => decision.rule).join(", ");
     setText(this.summary, rules ? `${w.why} · ${rules}` : w.why);
-    const given = Object.entries(message.triage).filter(([, value]) => value !== "" && value !== null && value.length !== 0);
-    const json = `{\n${given.map(([name, value]) => ` ${JSON.stringify(name)}: ${JSON.stringify(value)}`).join(",\n")}\n}`;
     this.traceBody.replaceChildren(
-      this.chat.heading(w.intent), make("pre", { class: "csp-intent", tabindex: "0", "aria-label": w.intent }, json),
-      ...message.parts.map((part) => make("div", { class: "csp-part" }, ...this.partTrace(part, message.state))));
+      this.chat.heading(w.understood), this.understood(message),
+      ...message.triage.wishes.map((wish) => this.wishTrace(wish)),
+      ...message.decisions.map((decision) => this.decisionTrace(decision)));
   }
 
-  partTrace(part, state) {
+  understood(message) {
+    const { w } = this.chat;
+    const { triage, sure, runner_up: other } = message;
+    const parts = [w.acts[triage.act]];
+    if (sure !== null) parts.push(`${w.sure} ${Math.floor(1000 * sure) / 10} %`); // never rounded up to 100
+    if (other) parts.push(`${w.runner_up}: ${w.intents[other] || other}`);
+    return make("p", { class: "csp-sure" }, parts.join(" · "));
+  }
+
+  wishTrace({ intent, orders, ...slots }) {
+    const { w } = this.chat;
+    const details = orders.length ? { [w.fact_names.order]: orders.join(", "), ...slots } : slots;
+    return make("div", { class: "csp-wish" },
+      make("p", {}, `${w.intents[intent] || intent} `, make("code", {}, intent)), list(details));
+  }
+
+  decisionTrace(decision) {
     const { w, heading } = this.chat;
-    const facts = Object.entries(part.facts).flatMap(([name, value]) => [make("dt", {}, w.fact_names[name] || name), make("dd", {}, value)]);
-    let verdict = state === "running" ? w.checking : w.grounded;
-    let mark = state === "running" ? "…" : "✓";
-    if (part.fallback) [verdict, mark] = [w.fallback, "!"];
-    if (part.rejected.length) [verdict, mark] = [`${w.not_grounded}${part.rejected.join("; ")}`, "!"];
-    return [
-      heading(w.facts), facts.length ? make("dl", { class: "csp-facts" }, ...facts) : make("p", {}, w.no_facts),
-      heading(w.rule),
-      make("p", { class: "csp-rule" }, make("code", {}, part.rule), ` → `, make("code", {}, part.action)),
-      make("p", {}, w.rules[part.rule] || ""), make("p", { class: "csp-source" }, part.source),
-      heading(w.check), make("p", { class: "csp-check" }, make("span", { "aria-hidden": "true" }, `${mark} `), verdict),
-    ];
+    const { rule, action, source, order, facts, write } = decision;
+    const named = Object.entries(facts).map(([name, value]) => [w.fact_names[name] || name, value]);
+    return make("div", { class: "csp-part" },
+      heading(order ? `${w.rule} · ${w.fact_names.order} ${order}` : w.rule),
+      make("p", { class: "csp-rule" }, make("code", {}, rule), " → ", make("code", {}, action)),
+      make("p", { class: "csp-source" }, source),
+      heading(w.written),
+      make("p", { class: "csp-written" }, write ? w.writes[write] || write : w.nothing_written),
+      ...(named.length ? [heading(w.facts), list(Object.fromEntries(named))] : []));
+  }
+
+  showChoices(message, open) { // gone as soon as the next message is sent
+    this.choices.hidden = !open || message.state !== "done" || !message.choices.length;
+    this.choices.setAttribute("aria-label", this.chat.w.choose);
+    this.choices.replaceChildren(...(this.choices.hidden ? [] : message.choices.map(
+      ({ label, text }) => this.chat.chip(label, () => this.chat.say(text)))));
+  }
+
+  time(message, options) {
+    return message.at && new Date(message.at).toLocaleTimeString(this.chat.language, options);
   }
 
   showBadges(message) {
@@ -152,22 +175,26 @@ class TurnView {
     const { chat } = this;
     const w = chat.w;
     const running = message.state === "running";
+    const time = this.time(message, { hour: "2-digit", minute: "2-digit" });
     this.userActions.replaceChildren(
-      make("time", { datetime: message.at }, new Date(message.at).toLocaleTimeString(chat.language, { hour: "2-digit", minute: "2-digit" })),
-      chat.button("copy", w.copy, () => chat.copy(message.text)),
-      ...(isLast && !busy ? [
-        chat.button("edit", w.edit, () => chat.startEdit(message.text)), chat.button("undo", w.undo, () => chat.act({ type: "undo" })),
-      ] : []));
+      ...(time ? [make("time", { datetime: message.at }, time)] : []),
+      chat.button("copy", w.copy, () => chat.copy(message.text)));
     const rate = (name, label, value) => {
       const button = chat.button(name, label, () => chat.rate(message, value));
       button.setAttribute("aria-pressed", String(message.rating === value));
       return button;
     };
+    const unanswered = isLast && !busy && message.state !== "done";
     this.botActions.replaceChildren(
       ...(message.reply && !running ? [chat.button("copy", w.copy, () => chat.copy(message.reply))] : []),
-      ...(message.parts.length && !running ? [rate("up", w.up, 1), rate("down", w.down, -1)] : []),
-      ...(isLast && !busy ? [chat.button("retry", w.retry, () => chat.act({ type: "retry" }), message.state === "failed" ? w.retry : "")] : []));
+      ...(message.decisions.length && !running ? [rate("up", w.up, 1), rate("down", w.down, -1)] : []),
+      ...(unanswered ? [chat.button("retry", w.retry, () => chat.say(message.text), w.retry)] : []));
   }
+}
+
+function list(entries) {
+  return make("dl", { class: "csp-facts" }, ...Object.entries(entries).flatMap(
+    ([name, value]) => [make("dt", {}, name), make("dd", {}, String(value))]));
 }
 
 function milliseconds(value) {
@@ -180,7 +207,7 @@ let chats = 0;
 
 class Chat {
   constructor(root, host) {
-    Object.assign(this, { root, host, views: new Map(), messages: [], live: null, info: null, alive: true, waiting: null, editing: false });
+    Object.assign(this, { root, host, views: new Map(), messages: [], live: null, info: null, alive: true, waiting: null });
     this.following = true;
     this.language = host.language || (navigator.language.startsWith("zh") ? "zh" : "en");
     this.build();
@@ -212,8 +239,7 @@ class Chat {
     this.input = make("textarea", { class: "csp-input", rows: "1", maxlength: "2000", "aria-describedby": this.hint.id, oninput: () => { this.fit(); this.check(); }, onfocus: () => this.check() });
     this.sendButton = make("button", { type: "submit", class: "csp-send" });
     this.stopButton = make("button", { type: "button", class: "csp-stop", hidden: true, onclick: () => this.stop() });
-    this.cancelButton = make("button", { type: "button", class: "csp-cancel", hidden: true, onclick: () => this.cancelEdit() });
-    this.form = make("form", { class: "csp-form" }, this.input, this.cancelButton, this.sendButton, this.stopButton);
+    this.form = make("form", { class: "csp-form" }, this.input, this.sendButton, this.stopButton);
     this.form.addEventListener("submit", (event) => { event.preventDefault(); this.submit(); });
     this.root.classList.add("csp");
     this.root.dataset.host = this.host.kind;
@@ -228,6 +254,10 @@ class Chat {
   button(name, label, onclick, text = "") {
     return make("button", { type: "button", class: `csp-button csp-do-${name}`, title: label, "aria-label": label, onclick },
       icon(name), text ? make("span", { class: "csp-label" }, text) : null);
+  }
+
+  chip(label, onclick) {
+    return make("button", { type: "button", class: "csp-chip", onclick }, label);
   }
 
   setLanguage(language, tell = true) {
@@ -246,7 +276,6 @@ class Chat {
     setText(this.hint, w.hint);
     setText(this.sendButton, w.send);
     setText(this.stopButton, w.stop);
-    setText(this.cancelButton, w.cancel);
     setText(this.newest, `↓ ${w.newest}`);
     const other = language === "zh" ? "en" : "zh";
     this.keepFocus(() => this.tools.replaceChildren(
@@ -254,7 +283,7 @@ class Chat {
       this.button("json", w.json, () => this.act({ type: "export", form: "json", language: this.language }, false), "JSON"),
       this.button("markdown", w.markdown, () => this.act({ type: "export", form: "markdown", language: this.language }, false), "Markdown"),
       make("button", { type: "button", class: "csp-button csp-do-language", lang: other, "aria-label": w.language_label, onclick: () => this.setLanguage(other) }, w.language)));
-    this.chips.replaceChildren(...w.try.map((text) => make("button", { type: "button", class: "csp-chip", onclick: () => this.say(text) }, text)));
+    this.chips.replaceChildren(...w.try.map((text) => this.chip(text, () => this.say(text))));
     if (tell) this.host.setLanguage(language);
     this.host.speaks?.(language);
     this.draw();
@@ -276,10 +305,18 @@ class Chat {
   }
 
   onStep(step) {
-    if (step.step === "start") { this.clearWaiting(); this.live = structuredClone(step.message); this.following = true; }
+    if (step.step === "start") this.begin(step.message);
     else if (this.live) applyStep(this.live, step);
-    const saying = { start: "reading", triage: "deciding", token: "writing", done: "done", stopped: "stopped", failed: "failed" }[step.step];
+    const saying = { start: "reading", triage: "deciding", decision: "writing", done: "done", stopped: "stopped", failed: "failed" }[step.step];
     if (saying) this.announce(this.w[saying]);
+  }
+
+  begin(message) {
+    this.clearWaiting();
+    const last = this.messages.at(-1); // one that is sent again takes the place of the one without an answer
+    if (last && last.state !== "done" && last.text === message.text) this.messages = this.messages.slice(0, -1);
+    this.live = structuredClone(message);
+    this.following = true;
   }
 
   settle() {
@@ -300,7 +337,7 @@ class Chat {
     if (!text || this.busy || !this.alive) return;
     this.input.value = "";
     this.fit();
-    if (this.editing) { this.endEdit(); this.act({ type: "edit", text }); } else this.say(text);
+    this.say(text);
   }
 
   say(text) {
@@ -343,37 +380,10 @@ class Chat {
     this.announce(this.w.copied);
   }
 
-  startEdit(text) {
-    this.editing = true;
-    this.input.value = text;
-    this.fit();
-    this.input.focus();
-    this.announce(this.w.editing);
-    this.root.classList.add("csp-editing");
-    this.cancelButton.hidden = false;
-  }
-
-  endEdit() {
-    this.editing = false;
-    this.root.classList.remove("csp-editing");
-    this.cancelButton.hidden = true;
-    this.announce("");
-  }
-
-  cancelEdit() {
-    this.endEdit();
-    this.input.value = "";
-    this.fit();
-    this.input.focus();
-  }
-
   onKey(event) {
     event.stopPropagation();
     const composing = event.isComposing || event.keyCode === 229;
-    if (event.key === "Escape" && !composing) {
-      if (this.editing) this.cancelEdit();
-      else if (this.busy) this.stop();
-    }
+    if (event.key === "Escape" && !composing && this.busy) this.stop();
     if (event.target === this.input && event.key === "Enter" && !event.shiftKey && !composing) {
       event.preventDefault();
       this.submit();
@@ -424,14 +434,12 @@ class Chat {
 
   redraw() {
     const all = this.live ? [...this.messages, this.live] : this.messages;
-    const turns = all.filter((m) => m.kind === "turn");
     const seen = new Set();
     let place = this.log.firstChild;
     for (const message of all) {
       seen.add(message.id);
       const view = this.view(message);
-      if (message.kind === "turn") view.update(message, message === turns.at(-1), this.busy || !this.alive);
-      else setText(view.node, keptLine(message, this.w));
+      view.update(message, message === all.at(-1), this.busy || !this.alive);
       if (view.node !== place) this.log.insertBefore(view.node, place);
       else place = place.nextSibling;
     }
@@ -443,12 +451,8 @@ class Chat {
   }
 
   view(message) {
-    let view = this.views.get(message.id);
-    if (!view) {
-      view = message.kind === "turn" ? new TurnView(this) : { node: make("p", { class: "csp-notice" }) };
-      this.views.set(message.id, view);
-    }
-    return view;
+    if (!this.views.has(message.id)) this.views.set(message.id, new TurnView(this));
+    return this.views.get(message.id);
   }
 
   drawControls(count) {
@@ -502,11 +506,6 @@ class Chat {
   }
 }
 
-function keptLine(message, w) {
-  if (!message.writes.length) return w.nothing_kept;
-  return `${w.kept}${message.writes.map((x) => (w.writes[x.kind] || x.kind) + (x.order_id ? ` (${w.fact_names.order} ${x.order_id})` : "")).join(w.list_mark)}`;
-}
-
 function save({ name, mime, text }) {
   const url = URL.createObjectURL(new Blob([text], { type: mime }));
   const link = make("a", { href: url, download: name });
@@ -524,7 +523,7 @@ export function createChat(root, host) {
 // ---- the notebook's way: numbered messages through the widget's channel
 
 function render({ model, el }) {
-  let number = null; // of the last message of steps; null until a snapshot has said where we are
+  let number = null; // of the last step; null until a snapshot has said where we are
   let answered = true;
   let timer = 0;
   const tell = (content) => {
@@ -551,10 +550,10 @@ function render({ model, el }) {
     },
   };
   const onMessage = (content) => {
-    if (content.type === "steps") {
+    if (content.type === "step") {
       if (number !== null && content.number === number + 1) {
         number = content.number;
-        for (const step of content.steps) chat.receive({ type: "step", step });
+        chat.receive(content);
       } else if (number === null || content.number > number) {
         number = null;
         tell({ type: "snapshot" });

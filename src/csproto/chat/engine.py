@@ -1,34 +1,62 @@
-"""Whether the engine answers, and the way back to it after it was restarted, at another address too."""
+"""Whether the engine answers, and how a chat finds an engine that was restarted."""
 
 from typing import TypedDict
 
-from csproto.assistant import Assistant
-from csproto.engine.endpoint import Endpoint, EngineError
+from csproto.desk.assistant import Assistant
+from csproto.desk.reader import ModelReader
+from csproto.engine.endpoint import Endpoint, EngineError, StopSignal
 from csproto.engine.server import answers, read_state
-from csproto.transcript import system_prompt
+from csproto.errors import CsprotoError
+from csproto.opening import desk_on
+from csproto.shop.orders import OrderApi
 
 PATIENCE = 2.0  # seconds
 
 
 class EngineState(TypedDict):
-    """`ok`, and the name of the model that answers or would."""
+    """Whether the engine answers, and the name of its model."""
 
     ok: bool
     model: str
 
 
-def engine_state(assistant: Assistant) -> EngineState:
-    """Ask the engine; one that is gone is replaced by the server that `csproto serve` runs now, if there is one.
+def endpoint_of(assistant: Assistant) -> Endpoint:
+    """Return the model server that a desk uses. Raises CsprotoError if it uses none."""
+    reader = assistant.reader(StopSignal())
+    if not isinstance(reader, ModelReader):
+        raise CsprotoError("This desk uses no model server. Make one with `csproto.opening`.")
+    return reader.endpoint
 
-    Takes milliseconds when it answers or nobody listens, 2 s when the machine is silent,
-    and some seconds when the engine has stalled (see `csproto.engine.server.answers`).
+
+def shop_of(assistant: Assistant) -> OrderApi:
+    """Return the order system of a desk, whose database also has chats and ratings.
+
+    Raises CsprotoError if the order system has no such database.
     """
-    ok = answers(assistant.endpoint.base_url, PATIENCE) or _reattached(assistant)
-    return {"ok": ok, "model": assistant.endpoint.model_name}
+    if not isinstance(assistant.orders, OrderApi):
+        raise CsprotoError("A chat needs an order system with a database: a subclass of OrderApi.")
+    return assistant.orders
+
+
+def engine_state(assistant: Assistant) -> EngineState:
+    """Ask whether the engine answers.
+
+    If it does not, the desk goes on with the server that `csproto serve` runs now, if
+    there is one. Takes milliseconds if the engine answers or nobody listens, 2 s if the
+    machine is silent, and some seconds if the engine has stalled (see
+    `csproto.engine.server.answers`).
+    """
+    ok = answers(endpoint_of(assistant).base_url, PATIENCE) or _reattached(assistant)
+    return {"ok": ok, "model": endpoint_of(assistant).model_name}
 
 
 def _reattached(assistant: Assistant) -> bool:
-    """A server that was restarted has another port and another key: both stand in its state file."""
+    """Connect the desk to the running server, and return whether there is one.
+
+    A server that was restarted has another port and another key, and may have another
+    model. The server's state file has the first two; prompt and limits belong to the
+    model.
+    """
     state = read_state()
     if state is None:
         return False
@@ -36,6 +64,7 @@ def _reattached(assistant: Assistant) -> bool:
         endpoint = Endpoint(state["base_url"], state["api_key"])
     except EngineError:
         return False
-    assistant.prompt = system_prompt(endpoint.model_name)
-    assistant.endpoint = endpoint
+    fresh = desk_on(endpoint, shop_of(assistant), shop=assistant.handbook)
+    assistant.reader, assistant.prompt = fresh.reader, fresh.prompt
+    assistant.limits = fresh.limits
     return True

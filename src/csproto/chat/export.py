@@ -1,4 +1,4 @@
-"""A chat as a document: Markdown to read, JSON to work with, and plain text where there is no browser."""
+"""A chat as a document: Markdown to read, JSON to work with, plain text as a transcript."""
 
 import json
 import re
@@ -6,71 +6,78 @@ from typing import Any
 
 from csproto.chat.messages import Message
 from csproto.chat.session import ChatSession
-from csproto.chat.words import kept_line, plain, words
+from csproto.chat.words import plain, words
 
 FORMATS = {"json": "application/json", "markdown": "text/markdown"}
 
+# A character that Markdown may read as markup: "*" matches, "a" does not.
+MARKUP = re.compile(r"([\\`*_{}\[\]<>()#+!|~&-])")
+
 
 def exported(session: ChatSession, form: str, language: str) -> str:
-    """The chat as `json` or `markdown`."""
+    """Return the chat as `json` or `markdown`."""
     if form == "json":
         return json.dumps(session.as_dict(), ensure_ascii=False, indent=2)
     return to_markdown(session, language)
 
 
 def to_markdown(session: ChatSession, language: str) -> str:
-    """The chat with the reasons under each answer. Whatever was written stands there as text: no markup of it takes effect."""
+    """Return the chat with the reasons for each answer.
+
+    What people and the shop wrote is escaped: none of it works as markup.
+    """
     table = words()[language]
     lines = [f"# {table['title']}", "", f"{table['customer']}: {session.customer_id}", ""]
     for message in session.messages:
-        lines += _notice(message, language) if message["kind"] == "notice" else _turn(message, language)
+        lines += _said(message, language) + _reasons(message, language) + [""]
     return "\n".join(lines)
 
 
-def _notice(message: Message, language: str) -> list[str]:
-    return [f"*{_text(kept_line(message['writes'], language))}*", ""]
-
-
-def _turn(message: Message, language: str) -> list[str]:
+def _said(message: Message, language: str) -> list[str]:
+    """Return the lines of a message and its answer."""
     table = words()[language]
-    lines = [f"**{table['you']}** ({message['at']})", "", _quote(message["text"]), "", f"**{table['assistant']}**", ""]
-    lines += [_quote(_answer(message, language)), ""]
+    at = f" ({message['at']})" if message["at"] else ""
+    question = [f"**{table['you']}**{at}", "", _quote(message["text"]), ""]
+    return [*question, f"**{table['assistant']}**", "", _quote(_answer(message, language)), ""]
+
+
+def _reasons(message: Message, language: str) -> list[str]:
+    """Return the lines with triage, decisions and figures of an answer."""
+    table, lines = words()[language], []
     if message["triage"]:
-        lines += [f"- {table['intent']}: {_code(message['triage'])}"]
-    for part in message["parts"]:
-        rule = f"`{part['rule']}` → `{part['action']}`, {table['rules'].get(part['rule'], '')} ({part['source']})"
-        lines += [f"- {table['rule']}: {rule}"]
-        lines += [f"- {table['facts']}: {_code(part['facts'])}", f"- {table['check']}: {_text(check(part, language))}"]
+        lines += [f"- {table['understood']}: {_code(message['triage'])}"]
+    for decision in message["decisions"]:
+        rule = f"`{decision['rule']}` → `{decision['action']}` ({_text(decision['source'])})"
+        lines += [f"- {table['rule']}: {rule}", f"- {table['facts']}: {_code(decision['facts'])}"]
+        lines += [f"- {table['written']}: {written(decision, language)}"]
     if usage := message["usage"]:
         lines += [
-            f"- {table['ttft']} {usage['ttft_ms']:.0f} ms, {table['total']} {usage['total_ms']:.0f} ms, "
-            f"{usage['prompt_tokens']} {table['tokens']}, {usage['cached_tokens']} {table['cached']}"
+            f"- {table['ttft']} {usage['ttft_ms']:.0f} ms, "
+            f"{table['total']} {usage['total_ms']:.0f} ms, "
+            f"{usage['prompt_tokens']} {table['tokens']}, "
+            f"{usage['cached_tokens']} {table['cached']}"
         ]
-    return [*lines, ""]
+    return lines
 
 
-def check(part: dict[str, Any], language: str) -> str:
-    """What the grounding check said of one reply."""
-    table = words()[language]
-    if part["rejected"]:
-        return f"{table['not_grounded']}{'; '.join(part['rejected'])}"
-    return str(table["fallback"] if part["fallback"] else table["grounded"])
+def written(decision: dict[str, Any], language: str) -> str:
+    """Return what a decision wrote to the order system, in words."""
+    table, kind = words()[language], decision["write"]
+    return str(table["writes"].get(kind, kind) if kind else table["nothing_written"])
 
 
 def to_text(messages: list[Message], language: str) -> str:
-    """The chat as lines of a transcript."""
-    lines = []
-    for message in messages:
-        if message["kind"] == "notice":
-            lines.append(f"({kept_line(message['writes'], language)})")
-            continue
-        table = words()[language]
-        lines += [f"{table['you']}: {message['text']}", f"{table['assistant']}: {_answer(message, language)}"]
+    """Return the chat as the lines of a transcript."""
+    table = words()[language]
+    lines = [
+        f"{table['you']}: {m['text']}\n{table['assistant']}: {_answer(m, language)}"
+        for m in messages
+    ]
     return "\n".join(lines)
 
 
 def _answer(message: Message, language: str) -> str:
-    """The reply as far as it came, and how it ended if not well."""
+    """Return the reply, and how the message ended if it has no complete answer."""
     end = {"stopped": f"[{words()[language]['stopped']}]", "running": "…"}.get(message["state"], "")
     if error := message["error"]:
         end = f"[{plain(error['code'], language)}]"
@@ -82,11 +89,11 @@ def _quote(text: str) -> str:
 
 
 def _text(text: str) -> str:
-    return re.sub(r"([\\`*_{}\[\]<>()#+!|~&-])", r"\\\1", text)
+    return MARKUP.sub(r"\\\1", text)
 
 
 def _code(value: Any) -> str:
-    """JSON between backticks, with more of them than it holds itself."""
+    """Return JSON between backticks: one more of them than stand in a row in the JSON."""
     text = json.dumps(value, ensure_ascii=False)
     ticks = "`" * (max((len(run) for run in re.findall(r"`+", text)), default=0) + 1)
     return f"{ticks} {text} {ticks}" if "`" in text else f"`{text}`"

@@ -1,30 +1,42 @@
-"""What a chat looks like from outside: messages as plain JSON, and the steps by which one of them grows.
+"""The messages of a chat as plain JSON, and the steps by which one of them grows.
 
-`chat.js` has the same `apply`, so that kernel and browser come to the same message from the same steps.
+`chat.js` applies the same steps in the browser and comes to the same message.
 """
 
 import copy
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from csproto.assistant import Decided, Done, Event, Part, Token, Triaged
-from csproto.policy import Rules
+from csproto.desk.assistant import Decided, Done, Event, Said, Understood
+from csproto.desk.choices import choices
+from csproto.desk.conversation import Conversation
+from csproto.desk.handbook import Handbook
+from csproto.desk.triage import from_wire
+from csproto.desk.turn import Turn
 
-Step = dict[str, Any]  # {"step": "start" | "triage" | "decision" | "token" | "done" | "stopped" | "failed", ...}
+# {"step": "start" | "triage" | "decision" | "token" | "done" | "stopped" | "failed", ...}
+Step = dict[str, Any]
 Message = dict[str, Any]
 Rating = Literal[-1, 0, 1]
 
 
 def new_message(place: int, text: str) -> Message:
-    """A message that has just been sent: `state` is running, then done, stopped or failed."""
+    """Return a message that has just been sent.
+
+    Its `state` is running, then done, stopped or failed. The keys from `triage` to
+    `usage` are those of `Turn.as_dict`.
+    """
     return {
-        "kind": "turn",
         "id": f"m{place}",
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "text": text,
         "state": "running",
         "triage": None,
-        "parts": [],
+        "sure": None,
+        "runner_up": None,
+        "decisions": [],
+        "waiting": None,
+        "choices": [],
         "reply": "",
         "usage": None,
         "error": None,
@@ -32,57 +44,65 @@ def new_message(place: int, text: str) -> Message:
     }
 
 
-def new_notice(place: int, code: str, writes: list[dict[str, str]]) -> Message:
-    """A line of the panel's own, between the messages."""
-    return {"kind": "notice", "id": f"n{place}", "code": code, "writes": writes}
-
-
-def step_of(event: Event, rules: Rules) -> Step:
-    """The step an event of the assistant means."""
+def steps_of(event: Event, handbook: Handbook) -> list[Step]:
+    """Return the steps that an event of the desk means. Every decision is one step."""
     match event:
-        case Triaged(triage):
-            return {"step": "triage", "triage": triage.model_dump(mode="json")}
-        case Decided(part):
-            return {"step": "decision", "part": part_dict(part, rules)}
-        case Token(text):
-            return {"step": "token", "text": text}
+        case Understood(turn):
+            known = turn.as_dict(handbook)
+            return [{"step": "triage"} | {k: known[k] for k in ("triage", "sure", "runner_up")}]
+        case Decided(turn):
+            made = turn.as_dict(handbook)["decisions"]
+            return [{"step": "decision", "decision": decision} for decision in made]
+        case Said(text):
+            return [{"step": "token", "text": text}]
         case Done(turn):
-            return {"step": "done", "turn": turn.as_dict()}
-
-
-def part_dict(part: Part, rules: Rules) -> dict[str, Any]:
-    """A decision as it stands before its reply."""
-    rule = part.decision.rule
-    return {
-        "action": part.decision.action,
-        "rule": rule,
-        "source": rules.sources[rule],
-        "facts": part.facts,
-        "grounded": not part.rejected,
-        "rejected": list(part.rejected),
-        "fallback": part.fallback,
-    }
+            return [{"step": "done", "turn": turn.as_dict(handbook)}]
 
 
 def apply(message: Message, step: Step) -> None:
-    """Let a message grow by one step."""
+    """Change a message by one step."""
     match step["step"]:
         case "triage":
-            message["triage"] = step["triage"]
+            message |= {key: step[key] for key in ("triage", "sure", "runner_up")}
         case "decision":
-            message["parts"].append(step["part"])
+            message["decisions"].append(step["decision"])
         case "token":
             message["reply"] += step["text"]
         case "done":
-            turn = step["turn"]
-            message |= {"triage": turn["triage"], "parts": [turn["decision"], *turn["also"]]}
-            message |= {"reply": turn["reply"], "usage": turn["usage"], "state": "done"}
+            message |= step["turn"] | {"state": "done"}
         case "stopped":
             message["state"] = "stopped"
         case "failed":
-            message |= {"state": "failed", "error": {"code": step["code"], "reason": step["reason"]}}
+            error = {"code": step["code"], "reason": step["reason"]}
+            message |= {"state": "failed", "error": error}
 
 
 def snapshot(message: Message) -> Message:
-    """A copy that later steps leave alone."""
+    """Return a copy that later steps do not change."""
     return copy.deepcopy(message)
+
+
+def kept_messages(conversation: Conversation, handbook: Handbook) -> list[Message]:
+    """Return the messages of a conversation that was loaded from the database.
+
+    They have text, triage and reply; the transcript does not have their times, rules
+    and figures. A turn that was cut off while it wrote is a stopped message: if its text
+    is sent again, the turn is completed.
+    """
+    turns: list[Turn] = []
+    for role, content in conversation.transcript:
+        if role == "user":
+            turns.append(Turn(content, conversation.language))
+        elif role == "assistant" and turns[-1].triage is None:
+            turns[-1].triage = from_wire(content)
+        elif role == "assistant":  # the last one is the reply; claims may stand before it
+            turns[-1].reply = content
+    if turns:
+        turns[-1].question = conversation.state.question
+        turns[-1].choices = choices(turns[-1].question, handbook, conversation.language)
+    messages = [new_message(0, turn.text) | turn.as_dict(handbook) for turn in turns]
+    ended: dict[str, Any] = {"at": None, "usage": None}
+    kept = [message | ended | {"state": "done"} for message in messages]
+    if conversation.under_way:
+        kept.append(new_message(0, conversation.under_way.text) | ended | {"state": "stopped"})
+    return [message | {"id": f"kept{place}"} for place, message in enumerate(kept)]

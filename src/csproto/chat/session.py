@@ -1,105 +1,124 @@
-"""One person's chat: the conversation behind it, the messages in front of it, and a copy of every state to go back to.
+"""One person's chat: the conversation with the desk, and its messages as they are shown.
 
-Panel and page run the same session; only the way its steps travel differs. Not shared between threads.
+Panel and page use the same session; they differ in how its steps reach the browser.
 """
 
 import copy
 import itertools
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
-from csproto.assistant import Assistant, Done, Turn
 from csproto.chat import records
-from csproto.chat.engine import engine_state
-from csproto.chat.messages import Message, Rating, Step, apply, new_message, new_notice, step_of
-from csproto.conversation import Conversation
+from csproto.chat.engine import endpoint_of, engine_state, shop_of
+from csproto.chat.messages import (
+    Message,
+    Rating,
+    Step,
+    apply,
+    kept_messages,
+    new_message,
+    steps_of,
+)
+from csproto.desk.assistant import Assistant, Done, Turn
+from csproto.desk.conversation import resume
 from csproto.engine.endpoint import Stopped, StopSignal
 from csproto.engine.server import NoServer
 from csproto.errors import CsprotoError
 from csproto.shop.orders import database_errors_typed
-from csproto.transcript import Message as Line
 
 logger = logging.getLogger(__name__)
 
 
-class NothingToTakeBack(CsprotoError):
-    """There is no message that could be taken back."""
-
-
 class MessageUnknown(CsprotoError):
-    """No message with this id."""
-
-
-@dataclass(frozen=True)
-class _Place:
-    """Where a message began: the conversation before it, and the number of the turn it was."""
-
-    before: Conversation
-    turn: int
+    """The chat has no answered message with this id."""
 
 
 class ChatSession:
-    """The chat of one signed-in customer. Opening the conversation is left to the first message, or to `open`.
+    """The chat of one signed-in customer. Not to be shared between threads.
 
-    reasons: whether a failed message carries the error's own text. It names addresses and commands: for the notebook, not for the web.
-    Raises CustomerUnknown, OrderSystemDown.
+    conversation_id: a conversation to take up again; a new one begins with the first
+        message unless it is given.
+    reasons: whether a failed message has the error's text. The text names addresses and
+        commands, so it is for a notebook and not for the web.
+
+    Raises CustomerUnknown, ConversationUnknown and OrderSystemDown.
     """
 
-    def __init__(self, assistant: Assistant, customer_id: str, *, reasons: bool = True) -> None:
-        assistant.orders.known(customer_id)
-        self.assistant, self.customer_id, self._reasons = assistant, customer_id, reasons
-        self.messages: list[Message] = []
+    def __init__(
+        self,
+        assistant: Assistant,
+        customer_id: str,
+        *,
+        conversation_id: str = "",
+        reasons: bool = True,
+    ) -> None:
+        self.assistant, self._reasons = assistant, reasons
         self.running: Message | None = None
         self.last_turn: Turn | None = None
         self.last_error: BaseException | None = None
-        self._conversation: Conversation | None = None
-        self._places: dict[str, _Place] = {}
         self._numbers = itertools.count(1)
-        self._spent = 0  # turn numbers that were used, by messages taken back too: the keys of writes hold them
+        self._begin(customer_id, conversation_id)
 
-    # -- saying something
+    def renew(self, customer_id: str | None = None) -> None:
+        """Begin a new conversation, of another customer if one is named.
 
-    def open(self) -> Conversation:
-        """The conversation; a new one has its prompt's prefix computed. Raises EngineError."""
-        if self._conversation is None:
-            self._conversation = self.assistant.open(self.customer_id)
-        return self._conversation
+        Raises CustomerUnknown and OrderSystemDown.
+        """
+        self._begin(customer_id or self.customer_id)
+
+    def _begin(self, customer_id: str, conversation_id: str = "") -> None:
+        shop, conversation = shop_of(self.assistant), None
+        shop.known(customer_id)
+        if conversation_id:
+            with database_errors_typed():
+                conversation = resume(shop.engine, conversation_id, customer_id)
+        handbook = self.assistant.handbook
+        self.customer_id, self._conversation = customer_id, conversation
+        self.messages = kept_messages(conversation, handbook) if conversation else []
+        self._turns: dict[str, int] = {}  # message id: which turn of the conversation it was
+
+    @property
+    def conversation_id(self) -> str:
+        """The conversation's number; empty before the first message."""
+        return self._conversation.id if self._conversation else ""
 
     def run(self, text: str, stop: StopSignal) -> Iterator[Step]:
-        """Answer one message, step by step: `start`, what the assistant does, then `done`, `stopped` or `failed`.
+        """Answer one message, and yield each step.
 
-        Raises nothing: what went wrong is the last step, and kept in `last_error`.
+        The first step is `start`, the last one `done`, `stopped` or `failed`. If the
+        message before it has the same text and got no answer, the new one replaces it.
+
+        Raises nothing: an error is the last step, and is kept in `last_error`.
         """
+        before = self.messages[-1] if self.messages else None
+        if before and before["state"] != "done" and before["text"] == text:
+            self.messages = self.messages[:-1]
         message = new_message(next(self._numbers), text)
         self.running, self.last_turn, self.last_error = message, None, None
-        yield {"step": "start", "message": copy.deepcopy(message)}
         try:
+            yield {"step": "start", "message": copy.deepcopy(message)}
             for step in self._steps(message, text, stop):
                 apply(message, step)
                 yield step
         finally:
-            if message["state"] == "running":  # the reader of these steps went away
+            if message["state"] == "running":  # nobody reads the steps any more
                 apply(message, {"step": "stopped"})
             self.messages.append(message)
             self.running = None
-            self._count_turns()
 
     def _steps(self, message: Message, text: str, stop: StopSignal) -> Iterator[Step]:
         try:
             stop.check()
-            if not engine_state(self.assistant)["ok"]:
-                raise NoServer(
-                    f"No SGLang server is ready at {self.assistant.endpoint.base_url}. Start one with `csproto serve`, then retry; nothing else need be run again."
-                )
-            conversation = self._current()
-            self._places[message["id"]] = _Place(copy.deepcopy(conversation), conversation.turns)
+            self._check_engine()
+            if self._conversation is None:
+                self._conversation = self.assistant.open(self.customer_id)
+            self._turns[message["id"]] = self._conversation.turns
             with database_errors_typed():
-                for event in self.assistant.stream(conversation, text, stop):
+                for event in self.assistant.stream(self._conversation, text, stop):
                     if isinstance(event, Done):
                         self.last_turn = event.turn
-                    yield step_of(event, self.assistant.rules)
+                    yield from steps_of(event, self.assistant.handbook)
         except Stopped as error:
             self.last_error = error
             yield {"step": "stopped"}
@@ -112,96 +131,34 @@ class ChatSession:
             self.last_error = error
             yield {"step": "failed", "code": "internal", "reason": ""}
 
-    def _current(self) -> Conversation:
-        """The conversation, under the prompt of the model that answers now: another one may have been started meanwhile."""
-        conversation, prompt = self.open(), self.assistant.prompt
-        if conversation.transcript[0].content != prompt:
-            conversation.transcript[0] = Line("system", prompt)
-            conversation.computed_tokens = 0
-        return conversation
-
-    # -- going back
-
-    def undo(self) -> str:
-        """Take the last message back, and return its text. Raises NothingToTakeBack, OrderSystemDown.
-
-        What it wrote to the order system stays, and a notice says so.
-        """
-        return self._rewind(again=False)
-
-    def again(self) -> str:
-        """Take the last message back in order to send the very same text: a write it has made is then not made twice."""
-        return self._rewind(again=True)
-
-    def _rewind(self, again: bool) -> str:
-        message = self.last()
-        if message is None:
-            raise NothingToTakeBack("There is no message to take back. Send one first.")
-        place = self._places.get(message["id"])
-        notices = self._restored(place, again) if place else []
-        self.messages = self.messages[: self.messages.index(message)] + notices
-        self._places.pop(message["id"], None)
-        return str(message["text"])
-
-    def _restored(self, place: _Place, again: bool) -> list[Message]:
-        """Put the conversation back, and return what to say about it; a database that fails leaves all as it was.
-
-        The keys of writes hold the turn's number, so only a repeated text may use it again.
-        """
-        engine, conversation = self.assistant.orders.engine, copy.deepcopy(place.before)
-        if not again:
-            conversation.turns = self._spent
-        with database_errors_typed():
-            writes = records.writes_of(engine, conversation.id, place.turn)
-            conversation.save(engine)
-        self._conversation = conversation
-        if again and not writes:
-            return []
-        return [new_notice(next(self._numbers), "kept" if writes else "nothing_kept", writes)]
-
-    def _count_turns(self) -> None:
-        """After a repeated message the count goes on behind every number used so far: a new write must never meet an old key."""
-        if conversation := self._conversation:
-            self._spent = max(self._spent, conversation.turns)
-            conversation.turns = self._spent
-
-    def last(self) -> Message | None:
-        """The last message that was sent."""
-        return next((m for m in reversed(self.messages) if m["kind"] == "turn"), None)
-
-    # -- around it
+    def _check_engine(self) -> None:
+        """Raise NoServer at once if no engine answers, instead of after a time-out."""
+        if not engine_state(self.assistant)["ok"]:
+            raise NoServer(
+                f"No SGLang server is ready at {endpoint_of(self.assistant).base_url}. "
+                "Start one with `csproto serve`, then send the message again."
+            )
 
     def rate(self, message_id: str, rating: Rating) -> None:
-        """Thumbs up (1), down (-1) or neither (0), as a row of the audit table. Raises MessageUnknown, OrderSystemDown."""
+        """Rate an answer: thumbs up (1), down (-1) or neither (0).
+
+        The rating is a row of the audit table. Raises MessageUnknown, OrderSystemDown.
+        """
         message = next((m for m in self.messages if m["id"] == message_id), None)
-        place = self._places.get(message_id)
-        if message is None or place is None or not message["parts"]:
+        turn = self._turns.get(message_id)
+        if message is None or turn is None or not message["decisions"]:
             raise MessageUnknown(f"There is no answered message {message_id} to rate.")
+        rule, now = message["decisions"][0]["rule"], self.assistant.clock()
+        place = (self.conversation_id, turn, self.customer_id)
         with database_errors_typed():
-            records.rate(
-                self.assistant.orders.engine,
-                place.before.id,
-                place.turn,
-                self.customer_id,
-                rating,
-                message["parts"][0]["rule"],
-                self.assistant.clock(),
-            )
+            records.rate(shop_of(self.assistant).engine, *place, rating, rule, now)
         message["rating"] = rating
 
-    def renew(self, customer_id: str | None = None) -> None:
-        """Begin a new conversation, of another customer if one is named. Raises CustomerUnknown, OrderSystemDown."""
-        if customer_id:
-            self.assistant.orders.known(customer_id)
-            self.customer_id = customer_id
-        self.messages, self._conversation, self._spent = [], None, 0
-        self._places.clear()
-
     def as_dict(self) -> dict[str, Any]:
-        """The JSON export."""
+        """Return the chat for the JSON export."""
         return {
             "customer": self.customer_id,
-            "conversation": self._conversation.id if self._conversation else None,
-            "model": self.assistant.endpoint.model_name,
+            "conversation": self.conversation_id or None,
+            "model": endpoint_of(self.assistant).model_name,
             "messages": self.messages,
         }

@@ -1,4 +1,4 @@
-"""`ChatPanel`: the chat inside JupyterLab or Voila, and without a browser as well."""
+"""`ChatPanel`: the chat inside JupyterLab or Voila, and from code without a browser."""
 
 import logging
 import threading
@@ -9,15 +9,15 @@ from typing import Any, TypeVar
 import anywidget
 import traitlets
 
-from csproto.assistant import Assistant, Turn
 from csproto.chat import records
-from csproto.chat.engine import engine_state
+from csproto.chat.engine import endpoint_of, engine_state, shop_of
 from csproto.chat.export import FORMATS, exported, to_text
 from csproto.chat.messages import Rating, snapshot
 from csproto.chat.publisher import Publisher
 from csproto.chat.session import ChatSession
-from csproto.chat.words import FOLDER, words
-from csproto.engine.endpoint import EngineError, StopSignal
+from csproto.chat.words import FOLDER, interface
+from csproto.desk.assistant import Assistant, Turn
+from csproto.engine.endpoint import StopSignal
 from csproto.errors import CsprotoError
 
 logger = logging.getLogger(__name__)
@@ -26,72 +26,81 @@ T = TypeVar("T")
 
 
 class ChatPanel(anywidget.AnyWidget):
-    """A chat with the assistant, the reasons for each answer under it.
+    """A chat with the desk, with the reasons under each answer.
 
-    customer: who is signed in at first. language: `zh` or `en` for the words of the interface; empty takes the browser's.
-    The same from code: `send`, `retry`, `undo`, `edit`, `stop`, `rate`, `new`, `export`; `repr` is the transcript.
-    Raises CustomerUnknown. An engine that is down is no error here: the panel says so and goes on when it is back.
+    The methods `send`, `stop`, `rate`, `new` and `export` do what the buttons do, and
+    `repr` is the transcript. If the engine is down, the panel says so and goes on when
+    the engine is back.
+
+    customer: the customer who is signed in at first.
+    conversation: the number of a conversation to take up again (`info` has it).
+    language: `zh` or `en` for the words of the interface; the browser's if empty.
+
+    Raises CustomerUnknown, ConversationUnknown and OrderSystemDown.
     """
 
     _esm = FOLDER / "chat.js"
     _css = FOLDER / "chat.css"
 
-    messages: "traitlets.List[Any]" = traitlets.List(help="What was said, as JSON; complete messages only.").tag(
+    messages: "traitlets.List[Any]" = traitlets.List(help="The complete messages, as JSON.").tag(
         sync=True
     )
     info: "traitlets.Dict[str, Any]" = traitlets.Dict(
-        help="Customer, customers to choose from, engine, whether an answer is under way."
+        help="Customer, conversation, customers to choose from, engine, and whether it is busy."
     ).tag(sync=True)
-    words: "traitlets.Dict[str, Any]" = traitlets.Dict(help="The words of the interface by language.").tag(sync=True)
+    words: "traitlets.Dict[str, Any]" = traitlets.Dict(
+        help="The words of the interface by language."
+    ).tag(sync=True)
     language = traitlets.Unicode("").tag(sync=True)
 
-    def __init__(self, assistant: Assistant, customer: str = "C001", *, language: str = "") -> None:
-        self.chat = ChatSession(assistant, customer)
-        super().__init__(words=words(), language=language)
+    def __init__(
+        self,
+        assistant: Assistant,
+        customer: str = "C001",
+        *,
+        conversation: str = "",
+        language: str = "",
+    ) -> None:
+        self.chat = ChatSession(assistant, customer, conversation_id=conversation)
+        super().__init__(words=interface(assistant.handbook), language=language)
         self._publisher = Publisher(self._tell)
         self._runner = ThreadPoolExecutor(1, thread_name_prefix="csproto-panel")
         self._lock = threading.Lock()
         self._stops: list[StopSignal] = []
-        self._customers = records.customers(assistant.orders.engine)
+        self._customers = records.customers(shop_of(assistant).engine)
         self._engine = engine_state(assistant)
-        self.info = self._info()
+        self.info, self.messages = self._info(), [snapshot(m) for m in self.chat.messages]
         self.on_msg(self._on_message)
-        self._runner.submit(self._warm)
 
     # -- from code; the buttons call the same
 
     def send(self, text: str) -> Turn:
-        """Say something and wait for the answer. Raises what the assistant raises: MessageRefused, EngineError, Stopped."""
-        return self._waited(self._saying(lambda: text))
+        """Send a message, wait for the answer and return it.
 
-    def retry(self) -> Turn:
-        """Take the last message back and send the same text again. Writes that have happened are not made twice."""
-        return self._waited(self._saying(self.chat.again))
-
-    def edit(self, text: str) -> Turn:
-        """Take the last message back and send another text in its place."""
-        return self._waited(self._saying(lambda: self._replaced(text)))
-
-    def undo(self) -> None:
-        """Take the last message back. What it wrote to the order system stays; the panel says what that is."""
-        self._waited(self._doing(self.chat.undo))
+        After an error, send the same text again: nothing is written twice. Raises the
+        errors of `Assistant.stream`, and NoServer.
+        """
+        return self._waited(self._saying(text))
 
     def stop(self) -> None:
-        """End the answer under way at once, before its first word too."""
+        """End the answer under way. From the first write on, a turn is completed."""
         with self._lock:
             for signal in self._stops:
                 signal.set()
 
     def rate(self, message_id: str, rating: Rating) -> None:
-        """Thumbs up (1), down (-1) or neither (0) for one answer; kept in the audit table."""
+        """Rate an answer: thumbs up (1), down (-1) or neither (0)."""
         self._waited(self._doing(lambda: self.chat.rate(message_id, rating)))
 
     def new(self, customer: str | None = None) -> None:
         """Begin a new conversation, of another customer if one is named."""
-        self._waited(self._doing(lambda: self._renewed(customer)))
+        self._waited(self._doing(lambda: self.chat.renew(customer)))
 
     def export(self, form: str = "markdown", language: str = "") -> str:
-        """The chat as `markdown` or `json`, with the words of the interface in its language unless another is named."""
+        """Return the chat as `markdown` or `json`.
+
+        language: of the words in it; the interface's language unless given.
+        """
         if form not in FORMATS:
             raise ValueError(f"{form!r} is no format: use {' or '.join(FORMATS)}")
         return exported(self.chat, form, language or self.language or "en")
@@ -107,23 +116,26 @@ class ChatPanel(anywidget.AnyWidget):
     def __repr__(self) -> str:
         chat = getattr(self, "chat", None)
         if chat is None or not chat.messages:
-            return f"ChatPanel(customer={chat.customer_id!r}, no message yet)" if chat else "ChatPanel()"
+            return (
+                f"ChatPanel(customer={chat.customer_id!r}, no message yet)"
+                if chat
+                else "ChatPanel()"
+            )
         return to_text(chat.messages, self.language or "en")
 
     # -- on the runner's thread: one thing after the other
 
-    def _saying(self, text_of: Callable[[], str]) -> "Future[Turn]":
+    def _saying(self, text: str) -> "Future[Turn]":
         signal = StopSignal()
         with self._lock:
             self._stops.append(signal)
-        return self._runner.submit(self._say, text_of, signal)
+        return self._runner.submit(self._say, text, signal)
 
-    def _say(self, text_of: Callable[[], str], signal: StopSignal) -> Turn:
+    def _say(self, text: str, signal: StopSignal) -> Turn:
         """Answer one message; each step goes to the publisher as it comes."""
         chat = self.chat
+        self._commit()  # the front end learns at once that the panel is busy
         try:
-            text = text_of()
-            self._commit()
             for step in chat.run(text, signal):
                 self._publisher.step(step)
         finally:
@@ -145,51 +157,37 @@ class ChatPanel(anywidget.AnyWidget):
 
         return self._runner.submit(job)
 
-    def _replaced(self, text: str) -> str:
-        self.chat.undo()
-        return text
-
-    def _renewed(self, customer: str | None) -> None:
-        self.chat.renew(customer)
-        self._runner.submit(self._warm)
-
-    def _warm(self) -> None:
-        """Open the conversation ahead of the first message, so that it does not pay for the prompt."""
-        try:
-            self.chat.open()
-        except EngineError as error:
-            self._note_engine(error)
-            self._commit()
-
     def _look(self) -> None:
-        """Ask the engine how it is; one that has come back is warmed."""
-        was = self._engine
-        self._engine = engine_state(self.chat.assistant)
+        """Ask whether the engine answers, and tell the front end if that has changed."""
+        was, self._engine = self._engine, engine_state(self.chat.assistant)
         if self._engine != was:
-            if self._engine["ok"]:
-                self._warm()
             self._commit()
 
     def _note_engine(self, error: BaseException | None) -> None:
         if error is None:
-            self._engine = {"ok": True, "model": self.chat.assistant.endpoint.model_name}
+            self._engine = {"ok": True, "model": endpoint_of(self.chat.assistant).model_name}
         elif isinstance(error, CsprotoError):
             self._engine = engine_state(self.chat.assistant)
 
     # -- to the front end, by way of the publisher
 
     def _info(self) -> dict[str, Any]:
-        busy = bool(self._stops)  # a message that still waits for its turn counts too
-        return {"customer": self.chat.customer_id, "customers": self._customers, "engine": self._engine, "busy": busy}
+        return {
+            "customer": self.chat.customer_id,
+            "conversation": self.chat.conversation_id,
+            "customers": self._customers,
+            "engine": self._engine,
+            "busy": bool(self._stops),  # a message that waits for its turn counts too
+        }
 
     def _commit(self) -> None:
-        """Hand the complete messages to the synced traits, which survive a reload of the page."""
+        """Set the synced traits to the complete messages: they survive a reload."""
         messages, info = [snapshot(message) for message in self.chat.messages], self._info()
 
         def job() -> None:
             with self.hold_sync():
                 self.messages, self.info = messages, info
-            if not info["busy"]:  # traits that are set to what they were send nothing
+            if not info["busy"]:  # a trait that is set to the value it has sends nothing
                 self._tell({"type": "settled"})
 
         self._publisher.do(job)
@@ -198,7 +196,10 @@ class ChatPanel(anywidget.AnyWidget):
         super().send(content)
 
     def _waited(self, future: "Future[T]") -> T:
-        """The result, once the front end has been told all of it too; an interrupted cell stops the answer."""
+        """Return the result once the front end has been told all of it.
+
+        An interrupted cell stops the answer.
+        """
         try:
             return future.result()
         except KeyboardInterrupt:
@@ -207,7 +208,7 @@ class ChatPanel(anywidget.AnyWidget):
         finally:
             self._publisher.flush()
 
-    # -- from the front end; never waits, because Jupyter's own thread calls it
+    # -- from the front end; Jupyter's own thread calls this, so nothing here waits
 
     def _on_message(self, _widget: Any, content: dict[str, Any], _buffers: Any) -> None:
         match content.get("type"):
@@ -221,35 +222,26 @@ class ChatPanel(anywidget.AnyWidget):
                 self._watched(self._runner.submit(self._look))
             case "stop":
                 self.stop()
-            case _:
-                self._on_command(content)
-
-    def _on_command(self, content: dict[str, Any]) -> None:
-        text, name = str(content.get("text", "")), str(content.get("id", ""))
-        match content.get("type"):
             case "send":
-                self._watched(self._saying(lambda: text))
-            case "edit":
-                self._watched(self._saying(lambda: self._replaced(text)))
-            case "retry":
-                self._watched(self._saying(self.chat.again))
-            case "undo":
-                self._watched(self._doing(self.chat.undo))
+                self._watched(self._saying(str(content.get("text", ""))))
             case "rate":
+                name = str(content.get("id", ""))
                 rating: Rating = content["rating"] if content.get("rating") in (-1, 0, 1) else 0
                 self._watched(self._doing(lambda: self.chat.rate(name, rating)))
             case "new":
-                self._watched(self._doing(lambda: self._renewed(content.get("customer"))))
+                customer = content.get("customer")
+                self._watched(self._doing(lambda: self.chat.renew(customer)))
             case "export":
-                self._watched(self._runner.submit(self._export_file, str(content.get("form")), content.get("language")))
+                form, language = str(content.get("form")), content.get("language")
+                self._watched(self._runner.submit(self._export_file, form, language))
 
     def _watched(self, future: "Future[Any]") -> None:
-        """Nobody waits for what a button has started: its errors go to the front end, and to the log if they are not ours."""
+        """Report the errors of something that a button started, as nobody waits for it."""
         future.add_done_callback(self._report)
 
     def _report(self, future: "Future[Any]") -> None:
         error = None if future.cancelled() else future.exception()
-        if error is None or error is self.chat.last_error:  # that one stands in its bubble
+        if error is None or error is self.chat.last_error:  # the message itself shows that one
             return
         if not isinstance(error, CsprotoError):
             logger.error("a command of the panel failed", exc_info=error)
@@ -257,7 +249,8 @@ class ChatPanel(anywidget.AnyWidget):
         self._publisher.do(lambda: self._tell(problem))
 
     def _export_file(self, form: str, language: Any) -> None:
-        if form in FORMATS and language in {None, *words()}:
+        if form in FORMATS and language in {None, *self.words}:
             name = f"chat.{'json' if form == 'json' else 'md'}"
-            file = {"type": "file", "name": name, "mime": FORMATS[form], "text": self.export(form, language or "")}
+            text = self.export(form, language or "")
+            file = {"type": "file", "name": name, "mime": FORMATS[form], "text": text}
             self._publisher.do(lambda: self._tell(file))

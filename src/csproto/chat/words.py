@@ -1,33 +1,31 @@
-"""The words of the interface, in Chinese and English, from `words.json`: one list for kernel, notebook and page."""
+"""The words of the interface in Chinese and English, the same for notebook and page."""
 
 import json
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from csproto.desk.handbook import Handbook
+
 FOLDER = Path(__file__).parent
 
 
 @cache
 def words() -> dict[str, dict[str, Any]]:
-    """Language to words."""
+    """Return the words of `words.json` by language."""
     return json.loads((FOLDER / "words.json").read_text(encoding="utf-8"))
 
 
+def interface(handbook: Handbook) -> dict[str, dict[str, Any]]:
+    """Return all words of the interface: `words.json` and the names of the wishes."""
+
+    def intents(language: Any) -> dict[str, str]:
+        return {intent: wish.label[language] for intent, wish in handbook.wishes.items()}
+
+    return {language: table | {"intents": intents(language)} for language, table in words().items()}
+
+
 def plain(code: str, language: str) -> str:
-    """What went wrong, for a customer: by the kind of error, never by its text."""
+    """Return what a customer reads about a kind of error. It never has the error's text."""
     reasons = words()[language]["errors"]
     return str(reasons.get(code, reasons["internal"]))
-
-
-def kept_line(writes: list[dict[str, str]], language: str) -> str:
-    """One line about what an answer that was taken back has written."""
-    table = words()[language]
-    if not writes:
-        return str(table["nothing_kept"])
-    order = table["fact_names"]["order"]
-    shown = [
-        table["writes"].get(w["kind"], w["kind"]) + (f" ({order} {w['order_id']})" if w["order_id"] else "")
-        for w in writes
-    ]
-    return f"{table['kept']}{table['list_mark'].join(shown)}"

@@ -8,7 +8,7 @@ from csproto.errors import CsprotoError
 
 
 def main() -> None:
-    """Run a command; every error of ours and of the database is one clear line, every other one a bug report."""
+    """Run a command. Our own errors and the database's are one line; any other is a bug report."""
     try:
         app()
     except CsprotoError as error:
@@ -17,10 +17,15 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
-        from sqlalchemy.exc import SQLAlchemyError  # not at the top: it takes a while, and --help needs none of it
+        # Not at the top: the import takes a while, and --help does not need it.
+        from sqlalchemy.exc import SQLAlchemyError
 
         if not isinstance(error, SQLAlchemyError):
             raise
         first = str(error).partition("\n")[0]
-        err.print(f"The shop's database cannot be used: {first}. Try again later.", style="red", markup=False)
+        err.print(
+            f"The shop's database cannot be used: {first}. Try again later.",
+            style="red",
+            markup=False,
+        )
         sys.exit(1)

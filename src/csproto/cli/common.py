@@ -1,4 +1,4 @@
-"""What every command shares: the application, the two consoles, the progress line, the options that recur."""
+"""What every command shares: application, consoles, progress line, options that recur."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,12 +13,16 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="A customer-service assistant on SGLang that can be trusted.",
 )
-out, err = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False, soft_wrap=True)
+out, err = (
+    Console(highlight=False, soft_wrap=True),
+    Console(stderr=True, highlight=False, soft_wrap=True),
+)
 
 BaseUrl = Annotated[
     str | None,
     typer.Option(
-        help="A running SGLang server. Default: CSPROTO_BASE_URL, else the one `csproto serve` runs, else one is started."
+        help="A running SGLang server. Default: CSPROTO_BASE_URL, else the one that "
+        "`csproto serve` runs, else one is started."
     ),
 ]
 CustomerId = Annotated[str, typer.Option(help="The signed-in customer.")]

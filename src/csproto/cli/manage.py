@@ -19,18 +19,21 @@ app.add_typer(db_app, name="db")
 
 @app.command()
 def serve(
-    model: Annotated[str, typer.Option(help="A model folder or a hub id.")] = str(settings.MINI_MODEL),
+    model: Annotated[str, typer.Option(help="A model folder or a hub id.")] = str(
+        settings.MINI_MODEL
+    ),
     port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 takes a free one.")] = 0,
     extra: Annotated[
         list[str] | None, typer.Argument(help="After `--`: further flags for sglang.launch_server.")
     ] = None,
 ) -> None:
-    """Run a SGLang server until Ctrl-C; the other commands and the notebooks find it by themselves."""
+    """Run a SGLang server until Ctrl-C. The other commands and the notebooks find it."""
     from csproto.engine.server import Server, read_state, remove_state, write_state
 
     if running := read_state():
         raise CsprotoError(
-            f"A server is already running at {running['base_url']} (pid {running['pid']}). Use it, or stop it with Ctrl-C where it runs."
+            f"A server is already running at {running['base_url']} (pid {running['pid']}). "
+            "Use it, or stop it with Ctrl-C where it runs."
         )
     server = Server(model, port=port, extra=extra or []).start()
     try:
@@ -38,13 +41,15 @@ def serve(
             server.wait_ready(progress=say)
         write_state(server)
         out.print(
-            f"{server.served_name} is ready at {server.base_url} after {server.startup_seconds:.0f} s. Log: {server.log}. Ctrl-C ends it."
+            f"{server.served_name} is ready at {server.base_url} after "
+            f"{server.startup_seconds:.0f} s. Log: {server.log}. Ctrl-C ends it."
         )
         try:
             assert server.process is not None
             code = server.process.wait()
             raise CsprotoError(
-                f"The server ended by itself (exit code {code}). Last lines of its log ({server.log}):\n{server.log_tail()}"
+                f"The server ended by itself (exit code {code}). Last lines of its log "
+                f"({server.log}):\n{server.log_tail()}"
             )
         except KeyboardInterrupt:
             out.print("stopping")
@@ -56,7 +61,9 @@ def serve(
 
 @app.command()
 def web(
-    host: Annotated[str, typer.Option(help="Where to listen; beyond this machine only on purpose.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="Where to listen; beyond this machine only on purpose.")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="The page's port.")] = 8000,
     base_url: BaseUrl = None,
 ) -> None:
@@ -106,7 +113,10 @@ def db_migrate() -> None:
     url = settings.database_url()
     with usable(url):
         before, after = migrate(open_engine(url, patience=None))
-    out.print(f"{open_engine_name(url)}: schema {after}" + (f", before {before or 'none'}" if before != after else ""))
+    out.print(
+        f"{open_engine_name(url)}: schema {after}"
+        + (f", before {before or 'none'}" if before != after else "")
+    )
 
 
 @db_app.command("forget")
@@ -149,7 +159,8 @@ def tickets(as_json: AsJson = False) -> None:
         return
     for t in waiting:
         out.print(
-            f"T{t.id:05d} {t.kind}{' (escalated)' if t.escalated else ''} {t.customer_id} {t.order_id} since {t.created_at:%Y-%m-%d %H:%M} UTC",
+            f"T{t.id:05d} {t.kind}{' (escalated)' if t.escalated else ''} {t.customer_id} "
+            f"{t.order_id} since {t.created_at:%Y-%m-%d %H:%M} UTC",
             markup=False,
         )
         if t.summary:
@@ -159,21 +170,28 @@ def tickets(as_json: AsJson = False) -> None:
 
 @model_app.command("build")
 def model_build(
-    folder: Annotated[Path, typer.Option(help="Where checkpoints are kept; run again to go on.")] = Path(
-        "build/mini-model"
-    ),
-    to: Annotated[Path, typer.Option(help="Where the finished model is written.")] = settings.MINI_MODEL,
-    tokens: Annotated[int, typer.Option(help="Millions of tokens to train on; 0 takes the recipe's.")] = 0,
-    start: Annotated[Path | None, typer.Option("--from", help="Begin with this finished model's weights.")] = None,
+    folder: Annotated[
+        Path, typer.Option(help="Where checkpoints are kept; run again to go on.")
+    ] = Path("build/mini-model"),
+    to: Annotated[
+        Path, typer.Option(help="Where the finished model is written.")
+    ] = settings.MINI_MODEL,
+    tokens: Annotated[
+        int, typer.Option(help="Millions of tokens to train on; 0 takes the recipe's.")
+    ] = 0,
+    start: Annotated[
+        Path | None, typer.Option("--from", help="Begin with this finished model's weights.")
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
 ) -> None:
-    """Train the mini model, from scratch unless told otherwise (hours on two cores, minutes on a GPU); interrupt and resume at will."""
+    """Train the mini model: hours on two cores. Interrupt it and run it again to go on."""
     import logging
 
     from csproto.minimodel.train import Recipe, Training
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    logging.getLogger("csproto.desk").setLevel(logging.WARNING)  # the corpus is made by a desk that talks
+    # The corpus is made by a desk that talks: do not log its turns.
+    logging.getLogger("csproto.desk").setLevel(logging.WARNING)
     recipe = Recipe(tokens=tokens * 1_000_000) if tokens else Recipe()
     training = Training(folder, recipe, device, start)
     training.run()

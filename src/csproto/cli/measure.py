@@ -1,8 +1,11 @@
-"""Commands that measure: eval, scenarios, bench."""
+"""Commands that measure: eval, scenarios, references, bench."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -10,40 +13,101 @@ from csproto import settings
 from csproto.cli.common import AsJson, BaseUrl, app, err, out, progress
 from csproto.errors import CsprotoError
 
+if TYPE_CHECKING:
+    from csproto.engine.endpoint import Endpoint
+    from csproto.measure.report import Report
 
-@app.command("eval")
-def evaluate_command(
-    data: Annotated[list[Path] | None, typer.Option(help="JSONL of cases. Default: both sets of data/eval.")] = None,
-    as_json: AsJson = False,
-    out_file: Annotated[Path | None, typer.Option("--out", help="Write one prediction per turn here.")] = None,
-    picture: Annotated[Path | None, typer.Option(help="Draw the confusion matrix here (.png, .svg or .pdf).")] = None,
-    base_url: BaseUrl = None,
-    model: Annotated[str | None, typer.Option(help="The model to start when no server runs.")] = None,
-    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
-    repeat: Annotated[int, typer.Option(help="Play each case this often; 2 or more give pass^k.")] = 1,
-    workers: Annotated[int, typer.Option(help="Conversations at once.")] = 4,
-    baseline: Annotated[bool, typer.Option(help="Measure the keyword baseline beside it.")] = False,
-) -> None:
-    """Measure a model on hand-written messages and dialogues."""
-    from rich.progress import Progress
+Temperature = Annotated[float, typer.Option(help="0 takes the likeliest token each time.")]
+Model = Annotated[str | None, typer.Option(help="The model to start when no server runs.")]
+Workers = Annotated[int, typer.Option(help="Conversations at once.")]
 
-    from csproto.evaluate import SETS, evaluate, keyword_report, load_cases
+
+class Half(StrEnum):
+    """Which cases of a set: those with an odd number may be looked at one by one."""
+
+    odd = "odd"
+    even = "even"
+
+
+@contextmanager
+def _endpoint(base_url: str | None, model: str | None = None) -> Iterator["Endpoint"]:
     from csproto.opening import connected
 
-    cases = [case for path in data or SETS for case in load_cases(path)]
     with progress() as say, connected(base_url, model, say) as (url, key):
         from csproto.engine.endpoint import Endpoint
 
-        with Progress(console=err, transient=True) as bar:
-            task = bar.add_task("evaluating", total=len(cases) * repeat)
-            report = evaluate(
-                Endpoint(url, key),
-                cases,
-                temperature=temperature,
-                repeat=repeat,
-                workers=workers,
-                progress=lambda done, total: bar.update(task, completed=done),
-            )
+        yield Endpoint(url, key)
+
+
+@contextmanager
+def _bar(words: str, total: int) -> Iterator[Any]:
+    """Show a progress bar on a terminal. Yields a function of (done, total)."""
+    from rich.progress import Progress
+
+    with Progress(console=err, transient=True) as bar:
+        task = bar.add_task(words, total=total)
+        yield lambda done, _: bar.update(task, completed=done)
+
+
+@app.command("eval")
+def evaluate_command(
+    data: Annotated[
+        list[Path] | None, typer.Option(help="JSONL of cases. Default: all sets of data/eval.")
+    ] = None,
+    as_json: AsJson = False,
+    out_file: Annotated[
+        Path | None, typer.Option("--out", help="Write one prediction a turn here.")
+    ] = None,
+    picture: Annotated[
+        Path | None, typer.Option(help="Draw the confusion matrix here (.png, .svg or .pdf).")
+    ] = None,
+    base_url: BaseUrl = None,
+    model: Model = None,
+    temperature: Temperature = 0.0,
+    repeat: Annotated[
+        int, typer.Option(help="Play each case this often; 2 or more give pass^k.")
+    ] = 1,
+    workers: Workers = 4,
+    half: Annotated[Half | None, typer.Option(help="Only cases with odd or even numbers.")] = None,
+    baselines: Annotated[
+        bool, typer.Option(help="Measure keywords and a linear classifier beside it.")
+    ] = False,
+    calibrate: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=1, help="Find the limits of sureness that ask this share back, such as 0.1."
+        ),
+    ] = None,
+    write_profile: Annotated[
+        bool, typer.Option(help="With --calibrate: write the limits into the model's profile.")
+    ] = False,
+) -> None:
+    """Measure a model on hand-written messages and dialogues."""
+    from csproto.desk.state import SURE
+    from csproto.measure import evaluate as measure
+    from csproto.measure.cases import load_cases
+
+    if write_profile and calibrate is None:
+        raise typer.BadParameter("--write-profile needs --calibrate.")
+    cases = [case for path in data or measure.SETS.values() for case in load_cases(path)]
+    if half:
+        cases = measure.half(cases, half.value)
+    with _endpoint(base_url, model) as endpoint, _bar("evaluating", len(cases) * repeat) as done:
+        from csproto.desk.profile import profile_of
+
+        model_path = str(endpoint.model_info["model_path"])
+        profile = profile_of(model_path)
+        if calibrate is not None:
+            profile = profile.model_copy(update={"limits": SURE})
+        report = measure.evaluate(
+            endpoint,
+            cases,
+            profile=profile,
+            temperature=temperature,
+            repeat=repeat,
+            workers=workers,
+            progress=done,
+        )
     if out_file:
         report.write_predictions(out_file)
     if picture:
@@ -51,68 +115,160 @@ def evaluate_command(
 
         confusion_matrix(report.confusion()).savefig(picture)
     figures = report.as_dict()
-    if baseline:
-        figures["keyword_baseline"] = keyword_report(cases)
+    if calibrate is not None:
+        limits = measure.limits_for(report, calibrate)
+        figures["limits"] = vars(limits)
+        if write_profile:
+            err.print(f"The limits are written to {measure.write_limits(model_path, limits)}.")
+    if baselines:
+        from csproto.measure.baselines import baseline_figures
+
+        figures["baselines"] = baseline_figures(cases)
     if as_json:
         print(json.dumps(figures, ensure_ascii=False))
         return
-    out.print(report.by_intent().round(3).to_string())
-    for name, value in figures.items():
-        if name != "by_intent":
-            out.print(f"{name:20} {json.dumps(value)}", markup=False)
+    _print_figures(figures, report)
+    if calibrate is not None:
+        out.print(f"for csproto.json:\n {json.dumps({'limits': figures['limits']})[1:-1]}")
+
+
+def _shares(figures: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the shares of a summary with their names."""
+    kinds = ("intent", "orders", "action", "writes")
+    named = {kind: figures[kind] for kind in kinds}
+    for lang, of in figures["by_lang"].items():
+        named |= {f"{kind}, {lang}": of[kind] for kind in kinds}
+    for name in ("third_turn", "all_right", "clarifications", "json_valid"):
+        named[name.replace("_", " ")] = figures[name]
+    for name, of in figures.get("baselines", {}).items():
+        named[f"intent, {name} baseline"] = of["intent"]
+    yield from ((name, share) for name, share in named.items() if share)
+
+
+def _print_figures(figures: dict[str, Any], report: "Report") -> None:
+    """Print the summary of an evaluation as tables that fit 80 columns."""
+    from rich.table import Table
+
+    table = Table("", "turns", "share", "95 % interval", box=None)
+    for name, share in _shares(figures):
+        low, high = share["ci95"]
+        interval = f"{low:.1%} to {high:.1%}"
+        table.add_row(name, str(share["n"]), f"{share['share']:.1%}", interval)
+    out.print(table)
+    by_intent = Table("intent", "turns", "right", box=None)
+    for intent, row in report.by_intent().iterrows():
+        by_intent.add_row(str(intent), str(int(row.n)), f"{row.accuracy:.1%}")
+    out.print(by_intent)
+    sureness = Table("asked back below", "answered", "right of those", box=None)
+    for at in figures["by_threshold"]:
+        sureness.add_row(str(at["threshold"]), f"{at['coverage']:.1%}", f"{at['accuracy']:.1%}")
+    out.print(sureness)
+    for name in ("errors", "pass_k", "latency_ms", "ttft_ms", "reused"):
+        if figures.get(name) is not None:
+            out.print(f"{name}: {json.dumps(figures[name])}", markup=False)
+    unwanted = figures["unwanted_writes"]
+    out.print(f"unwanted writes: {unwanted['count']}")
+    for row in unwanted["list"]:
+        kinds = ", ".join(write["kind"] for write in row["writes"])
+        out.print(f"  {row['id']}, turn {row['turn']}: {kinds}: {row['text']}", markup=False)
 
 
 @app.command("scenarios")
 def scenarios_command(
     as_json: AsJson = False,
-    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
+    temperature: Temperature = 0.0,
     repeat: Annotated[int, typer.Option(help="Play each one this often.")] = 1,
     family: Annotated[str | None, typer.Option(help="Only this family.")] = None,
+    at_least: Annotated[float, typer.Option(help="The share that must pass.")] = 0.97,
     base_url: BaseUrl = None,
+    model: Model = None,
+    workers: Workers = 4,
 ) -> None:
     """Play the scripted conversations and compare every action and the whole database."""
-    from csproto import scenarios
-    from csproto.opening import connected
+    from csproto.measure import scenarios
+    from csproto.measure.evaluate import desk_maker
 
-    chosen = scenarios.load(family=family) * repeat
-    with progress() as say, connected(base_url, None, say) as (url, key):
-        from csproto.engine.endpoint import Endpoint
-
-        factory = scenarios.factory(Endpoint(url, key), temperature)
-        results = scenarios.run_all(chosen, factory, progress=lambda done, n: say(f"scenarios: {done} of {n}"))
-    report = scenarios.summary(results)
+    chosen = [
+        scenario
+        for scenario in scenarios.load_scenarios() * repeat
+        if family in (None, scenario.family) and not scenario.rehearsal_only
+    ]
+    if not chosen:
+        raise CsprotoError(f"There is no family {family}: data/scenarios has one file for each.")
+    with _endpoint(base_url, model) as endpoint, _bar("scenarios", len(chosen)) as done:
+        make_desk = desk_maker(endpoint, temperature=temperature)
+        results = scenarios.play_each(chosen, make_desk, workers=workers, progress=done)
+    families, passed = scenarios.by_family(results), sum(result.passed for result in results)
     if as_json:
-        print(json.dumps(report, ensure_ascii=False))
+        failed = {r.scenario.name: r.differences for r in results if not r.passed}
+        figures = {"passed": passed, "total": len(results), "by_family": families, "failed": failed}
+        print(json.dumps(figures, ensure_ascii=False))
     else:
         for result in results:
             if not result.passed:
-                out.print(str(result), markup=False)
-        for name, counts in report["by_family"].items():
-            out.print(f"{name:20} {counts['passed']} of {counts['total']}")
-    if report["failed"]:
-        raise CsprotoError(f"{report['total'] - report['passed']} of {report['total']} scenarios failed.")
+                name = f"{result.scenario.family}: {result.scenario.name}"
+                out.print(f"{name}\n  " + "\n  ".join(result.differences), markup=False)
+        for name, counts in families.items():
+            out.print(f"{name:24} {counts['passed']} of {counts['total']}")
+    if passed < at_least * len(results):
+        raise CsprotoError(
+            f"{len(results) - passed} of {len(results)} scenarios failed; {at_least:.0%} must pass."
+        )
+
+
+@app.command("references")
+def references_command(
+    count: Annotated[int, typer.Option(help="Messages of each kind and language.")] = 60,
+    as_json: AsJson = False,
+    base_url: BaseUrl = None,
+    model: Model = None,
+) -> None:
+    """Measure how well a model finds orders by articles it never saw, places, parts of numbers."""
+    from csproto.measure.references import measure
+
+    with _endpoint(base_url, model) as endpoint:
+        table = measure(endpoint, count)
+    if as_json:
+        print(table.reset_index().to_json(orient="records", force_ascii=False))
+    else:
+        out.print(table.round(3).to_string())
 
 
 @app.command("bench")
 def bench_command(
     as_json: AsJson = False,
-    out_file: Annotated[Path | None, typer.Option("--out", help="Write the record (JSON) here.")] = None,
+    out_file: Annotated[
+        Path | None, typer.Option("--out", help="Write the record (JSON) here.")
+    ] = None,
     arms: Annotated[
         str,
-        typer.Option(help="Comma-separated, the first one is compared with the others. Default: all five, or a pair."),
+        typer.Option(
+            help="Comma-separated; the first is compared with the others. Default: all, or a pair."
+        ),
     ] = "",
     quick: Annotated[
-        bool, typer.Option(help="Under three minutes for a pair of arms, servers' start not counted.")
+        bool,
+        typer.Option(help="Under three minutes for a pair of arms, servers' start not counted."),
     ] = False,
-    rounds: Annotated[int, typer.Option(help="Rounds; the intervals are over them. Default: 6, quick 3.")] = 0,
-    rates: Annotated[str, typer.Option(help="New conversations a second, for the open loop.")] = "1,2,4",
+    rounds: Annotated[
+        int, typer.Option(help="Rounds; the intervals are over them. Default: 6, quick 3.")
+    ] = 0,
+    rates: Annotated[
+        str, typer.Option(help="New conversations a second, for the open loop.")
+    ] = "1,2,4",
     seed: Annotated[int, typer.Option(help="Another seed, other conversations.")] = 0,
-    model: Annotated[str, typer.Option(help="A model folder or a hub id.")] = str(settings.MINI_MODEL),
-    base_url: Annotated[str | None, typer.Option(help="A running SGLang server, in place of one of our own.")] = None,
-    no_radix_url: Annotated[str | None, typer.Option(help="A running one with --disable-radix-cache.")] = None,
+    model: Annotated[str, typer.Option(help="A model folder or a hub id.")] = str(
+        settings.MINI_MODEL
+    ),
+    base_url: Annotated[
+        str | None, typer.Option(help="A running SGLang server, in place of one of our own.")
+    ] = None,
+    no_radix_url: Annotated[
+        str | None, typer.Option(help="A running one with --disable-radix-cache.")
+    ] = None,
     vllm_url: Annotated[str | None, typer.Option(help="A running vLLM server.")] = None,
 ) -> None:
-    """Measure speed on the same conversations: csproto on SGLang, vLLM, and what each feature is worth."""
+    """Measure speed on the same conversations: ours, vLLM, and what each feature is worth."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     from csproto.measure.bench.arms import DEFAULT, QUICK
@@ -121,11 +277,15 @@ def bench_command(
 
     chosen = arms.split(",") if arms else QUICK if quick else DEFAULT
     make = quick_plan if quick else full_plan
-    plan = make(chosen, rounds or (3 if quick else 6), [float(rate) for rate in rates.split(",")], seed)
+    plan = make(
+        chosen, rounds or (3 if quick else 6), [float(rate) for rate in rates.split(",")], seed
+    )
     urls = {"sglang": base_url, "sglang-no-radix": no_radix_url, "vllm": vllm_url}
     with (
         progress() as say,
-        Progress(TextColumn("measuring"), BarColumn(), TimeRemainingColumn(), console=err, transient=True) as bar,
+        Progress(
+            TextColumn("measuring"), BarColumn(), TimeRemainingColumn(), console=err, transient=True
+        ) as bar,
     ):
         task = bar.add_task("")
 
@@ -138,7 +298,9 @@ def bench_command(
         record = compare(plan, urls=reachable, model=model, say=say, advance=advance)
     if out_file:
         out_file.parent.mkdir(parents=True, exist_ok=True)
-        out_file.write_text(json.dumps(record, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        out_file.write_text(
+            json.dumps(record, ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
+        )
     if as_json:
         print(json.dumps(record, ensure_ascii=False))
         return

@@ -1,74 +1,89 @@
-"""Commands that talk to the assistant: ask, demo, chat."""
+"""Commands that talk to the desk: ask, demo, chat."""
 
 import json
 import sys
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from csproto.cli.common import AsJson, BaseUrl, CustomerId, app, err, out, progress
 from csproto.errors import CsprotoError
 
+if TYPE_CHECKING:
+    from csproto.desk.assistant import Assistant
+    from csproto.desk.conversation import Conversation
+    from csproto.desk.turn import Turn
 
-@app.command()
-def ask(
-    text: Annotated[str, typer.Argument(help="What the customer writes; `-` reads it from standard input.")],
-    customer: CustomerId = "C001",
-    as_json: AsJson = False,
-    base_url: BaseUrl = None,
-) -> None:
-    """Answer one message and show why."""
-    from csproto.opening import assistant
-
-    text = sys.stdin.read() if text == "-" else text
-    with progress() as say, assistant(base_url, progress=say) as desk:
-        turn = desk.turn(desk.open(customer), text)
-    if as_json:
-        print(json.dumps(turn.as_dict(), ensure_ascii=False))
-    else:
-        show(turn)
-
-
+# The customers of the first page of the README, with their second messages.
 DEMO = (
-    ("C001", "我要退换货,订单号123456,衣服尺码偏小"),
-    ("C001", "我的订单#789012还没发货,能催一下吗?"),
-    ("C002", "Hi, where is my desk lamp? Order 901234"),
+    ("C001", ("我要退换货,订单号123456,衣服尺码偏小", "是的")),
+    ("C001", ("我的订单#789012还没发货,能催一下吗?",)),
+    ("C002", ("Hi, where is my desk lamp? Order 901234",)),
 )
-
-
-@app.command()
-def demo(base_url: BaseUrl = None) -> None:
-    """Answer the first customers of the demo shop, freshly filled, and show why each got the answer."""
-    import tempfile
-
-    from csproto.opening import assistant
-
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        progress() as say,
-        assistant(base_url, database=f"sqlite:///{folder}/shop.db", progress=say) as desk,
-    ):
-        for customer, text in DEMO:
-            out.print(f"\n{customer}: {text}", style="cyan", markup=False)
-            show(desk.turn(desk.open(customer), text))
-    out.print(NEXT)
-
-
 NEXT = """
 What next:
-  make serve                                  keep a server running; the commands below then start at once
-  .venv/bin/csproto chat                      talk to it
+  make serve                                  keep a server running for the commands below
+  .venv/bin/csproto chat                      talk to the desk
   .venv/bin/csproto ask "快递单号多少" --json    one answer with everything behind it
   make lab                                    the notebooks, beginning with 01_quickstart"""
 
 
 @app.command()
+def ask(
+    text: Annotated[
+        str, typer.Argument(help="What the customer writes; `-` reads it from standard input.")
+    ],
+    customer: CustomerId = "C001",
+    as_json: AsJson = False,
+    base_url: BaseUrl = None,
+) -> None:
+    """Answer one message and show why."""
+    from csproto.opening import open_desk
+
+    text = sys.stdin.read() if text == "-" else text
+    with progress() as say, open_desk(base_url, progress=say) as desk:
+        turn = desk.turn(desk.open(customer), text)
+        shown = turn.as_dict(desk.handbook)
+    if as_json:
+        print(json.dumps(shown, ensure_ascii=False))
+    else:
+        show(turn, shown)
+
+
+@app.command()
+def demo(
+    base_url: BaseUrl = None,
+    model: Annotated[
+        str | None, typer.Option(help="A model folder or hub id to start a server with.")
+    ] = None,
+) -> None:
+    """Answer customers of the demo shop, freshly filled, and show why they got these answers."""
+    import tempfile
+
+    from csproto.opening import open_desk
+
+    with tempfile.TemporaryDirectory() as folder, progress() as say:
+        database = f"sqlite:///{folder}/shop.db"
+        with open_desk(base_url, model=model, database=database, progress=say) as desk:
+            for customer, texts in DEMO:
+                conversation = desk.open(customer)
+                for text in texts:
+                    out.print(f"\n{customer}: {text}", style="cyan", markup=False)
+                    turn = desk.turn(conversation, text)
+                    show(turn, turn.as_dict(desk.handbook))
+    out.print(NEXT)
+
+
+@app.command()
 def chat(customer: CustomerId = "C001", base_url: BaseUrl = None) -> None:
-    """Talk to the assistant in the terminal; an empty line or Ctrl-D ends it, Ctrl-C stops an answer."""
-    from csproto.opening import assistant
+    """Talk to the desk in the terminal.
+
+    A number presses a button. Ctrl-C stops an answer. An empty line or Ctrl-D ends the chat.
+    """
+    from csproto.opening import open_desk
 
     with progress() as say:
-        opened = assistant(base_url, progress=say)
+        opened = open_desk(base_url, progress=say)
         desk = opened.__enter__()
     try:
         _chat(desk, customer)
@@ -76,30 +91,43 @@ def chat(customer: CustomerId = "C001", base_url: BaseUrl = None) -> None:
         opened.__exit__(None, None, None)
 
 
-def _chat(desk: Any, customer: str) -> None:
-    from csproto.assistant import Done, Token
-    from csproto.engine.endpoint import Stopped, StopSignal
+def _chat(desk: "Assistant", customer: str) -> None:
+    conversation = desk.open(customer)
+    example = {"zh": "我的订单到哪了", "en": "where is my order"}[conversation.language]
+    out.print(
+        f"[dim]You are customer {customer}. For example: {example}. An empty line ends.[/dim]"
+    )
+    buttons: list[dict[str, str]] = []
+    while text := _line():
+        if text.isdigit() and 0 < int(text) <= len(buttons):
+            text = buttons[int(text) - 1]["text"]
+        if turn := _answered(desk, conversation, text):
+            buttons = turn.choices
+            for number, button in enumerate(buttons, 1):
+                out.print(f"  {number}  {button['label']}", markup=False)
+            out.print(_why(turn, turn.as_dict(desk.handbook)), style="dim", markup=False)
+
+
+def _answered(desk: "Assistant", conversation: "Conversation", text: str) -> "Turn | None":
+    """Print the answer to a message and return its turn; None if it was stopped or failed."""
+    from csproto.desk.assistant import Done, Said
+    from csproto.engine.endpoint import StopSignal
     from csproto.shop.orders import database_errors_typed
 
-    conversation = desk.open(customer)
-    out.print(
-        f"[dim]You are customer {customer}. For example: 我的订单到哪了 / cancel my order. An empty line ends.[/dim]"
-    )
-    while text := _line():
-        stop = StopSignal()
-        try:
-            with database_errors_typed():
-                for event in desk.stream(conversation, text, stop):
-                    if isinstance(event, Token):
-                        print(event.text, end="", flush=True)
-                    elif isinstance(event, Done):
-                        print()
-                        out.print(_why(event.turn), style="dim")
-        except KeyboardInterrupt:
-            stop.set()
-            out.print("\n[dim]stopped[/dim]")
-        except (Stopped, CsprotoError) as error:
-            err.print(f"[red]{error}[/red]")
+    stop = StopSignal()
+    try:
+        with database_errors_typed():
+            for event in desk.stream(conversation, text, stop):
+                if isinstance(event, Said):
+                    out.print(event.text, markup=False)
+                elif isinstance(event, Done):
+                    return event.turn
+    except KeyboardInterrupt:
+        stop.set()
+        out.print("[dim]stopped[/dim]")
+    except CsprotoError as error:
+        err.print(str(error), style="red", markup=False)
+    return None
 
 
 def _line() -> str:
@@ -109,28 +137,37 @@ def _line() -> str:
         return ""
 
 
-def show(turn: Any) -> None:
-    """A turn as a person reads it: reply first, then why."""
-    out.print(turn.reply, style="bold")
-    out.print(f"triage   {turn.triage.to_wire()}", markup=False)
-    for part in turn.parts:
-        rule = part.decision.rule
-        from csproto.policy import default_rules
+def show(turn: "Turn", shown: dict[str, Any]) -> None:
+    """Print a turn as a person reads it: the reply first, then why.
 
-        out.print(f"decision {part.decision.action} by {rule} ({default_rules().sources[rule]})", markup=False)
-        out.print(f"facts    {json.dumps(part.facts, ensure_ascii=False)}", markup=False)
+    shown: `turn.as_dict(...)`.
+    """
+    out.print(turn.reply, style="bold", markup=False)
+    if turn.choices:
+        labels = " · ".join(button["label"] for button in turn.choices)
+        out.print(f"buttons  {labels}", markup=False)
+    if turn.triage:
+        second = f", else {turn.runner_up}" if turn.runner_up else ""
         out.print(
-            f"checked  {'every sentence is covered by the facts' if not part.rejected else 'template sent instead of: ' + '; '.join(part.rejected)}",
-            markup=False,
+            f"read as  {turn.triage.to_wire()} ({turn.sure or 0:.0%} sure{second})", markup=False
         )
-    out.print(_why(turn))
+    for decision in shown["decisions"]:
+        written = f"; writes {decision['write']}" if decision["write"] else ""
+        source = f"by {decision['rule']} ({decision['source']})"
+        out.print(f"decided  {decision['action']} {source}{written}", markup=False)
+    if shown["waiting"]:
+        orders = ", ".join(shown["waiting"]["orders"])
+        out.print(
+            f"waits    for an answer about {shown['waiting']['intent']} {orders}", markup=False
+        )
+    out.print(_why(turn, shown), style="dim", markup=False)
 
 
-def _why(turn: Any) -> str:
-    usage = turn.usage
-    reused = (
-        f"{turn.reused_tokens} of {turn.reusable_tokens} computed before were reused"
-        if turn.reusable_tokens
-        else "nothing computed before"
+def _why(turn: "Turn", shown: dict[str, Any]) -> str:
+    """Return one line of figures about a turn."""
+    usage, rules = turn.usage, ", ".join(d["rule"] for d in shown["decisions"])
+    return (
+        f"{rules} · {turn.total_ms:.0f} ms · {usage.prompt_tokens} prompt tokens, "
+        f"{usage.cached_tokens} of them from the prefix cache, {usage.completion_tokens} written "
+        f"in {usage.model_calls} calls"
     )
-    return f"{turn.decision.action} · {turn.decision.rule} · first words {turn.ttft_ms:.0f} ms, all {turn.total_ms:.0f} ms · {usage.prompt_tokens} prompt tokens, {usage.cached_tokens} from cache ({reused}), {usage.completion_tokens} written in {usage.model_calls} calls"

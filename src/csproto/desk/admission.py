@@ -75,8 +75,8 @@ class Admission:
         `times` holds when the customer's last `per_minute` messages came. Once it is
         full, the desk takes the next message a minute after the oldest of them.
         """
-        if self._per_minute is None:
-            return
+        if not self._per_minute:
+            return  # no limit
         now = self._clock()
         times = self._times.setdefault(customer_id, deque(maxlen=self._per_minute))
         if len(times) == self._per_minute and (wait := MINUTE - (now - times[0])) > 0:

@@ -20,7 +20,8 @@ from csproto.shop.orders import OrderView
 from csproto.shop.store import ConversationRow, Customer
 
 WINDOW_CHARS = 5_000  # a transcript with more characters loses its oldest turns
-KEPT_TURNS = 3  # turns that remain then
+KEPT_TURNS = 3  # the most turns that remain then
+KEPT_CHARS = 3_800  # the most characters of these turns
 
 
 class ConversationUnknown(CsprotoError):
@@ -82,9 +83,14 @@ class Conversation:
         `seen`. The server has not computed it yet, so `computed_tokens` becomes 0.
         """
         starts = [place for place, message in enumerate(self.transcript) if message.role == "user"]
-        length = sum(len(message.content) for message in self.transcript[1:])
-        if length > WINDOW_CHARS and len(starts) > KEPT_TURNS:
-            self.transcript = [opening(self.seen, zone), *self.transcript[starts[-KEPT_TURNS] :]]
+
+        def length(start: int) -> int:
+            return sum(len(message.content) for message in self.transcript[start:])
+
+        if length(1) > WINDOW_CHARS:
+            kept = [start for start in starts[-KEPT_TURNS:] if length(start) <= KEPT_CHARS]
+            turns = self.transcript[kept[0] :] if kept else []
+            self.transcript = [opening(self.seen, zone), *turns]
             self.computed_tokens = 0
 
     def save(self, engine: Engine) -> None:
@@ -143,7 +149,7 @@ def resume(engine: Engine, conversation_id: str, customer_id: str) -> Conversati
                 "Start a new one."
             )
         saved = _read(row.state, conversation_id)
-        transcript = [Message(*message) for message in row.transcript]
+        transcript = [Message(role, content) for role, content in row.transcript]
         return Conversation(
             row.customer_id,
             row.started_at,

@@ -13,11 +13,11 @@ from csproto.desk.handbook import Handbook
 from csproto.desk.lexicon import begins_with_yes
 from csproto.desk.policy import decide
 from csproto.desk.questions import Questions
+from csproto.desk.references import matches
 from csproto.desk.state import SURE, Kind, Limits, Outcome, Question, Reading, State
 from csproto.desk.triage import Wish
 from csproto.shop.orders import CustomerFacts, OrderView, foreseen
 
-# Misses are messages in a row that do not answer the open question.
 MAX_CANDIDATES = 6  # orders to choose from in one question
 
 
@@ -85,10 +85,10 @@ class _Turn(Questions):
         """
         wishes = self.reading.triage.wishes
         heard = begins_with_yes(self.reading.text, self.handbook.lexicon)
-        if question.kind not in ("yes", "human") or not heard:
+        asked = question.wish
+        if question.kind not in ("yes", "human") or not heard or self._names_another(asked):
             self.asked(wishes) if wishes else self.repeat_question()
             return
-        asked = question.wish
         said = [wish for wish in wishes if question.kind == "yes" and wish.intent == asked.intent]
         if any(self.changes(asked, wish) for wish in said):
             # "yes, but made out to my company": the changed wish has to be confirmed
@@ -100,9 +100,25 @@ class _Turn(Questions):
         else:
             self._carry_out(question, [order for wish in said for order in wish.orders])
         # "yes, and 160001 as well": the further order has not been asked about yet.
-        more = [o for wish in said for o in wish.orders if o not in asked.orders]
-        new = [Wish(asked.intent, tuple(more))] if more else []
-        self.asked([*new, *(wish for wish in wishes if wish not in said)])
+        new = [
+            replace(wish, orders=more)
+            for wish in said
+            if (more := tuple(o for o in wish.orders if o not in asked.orders))
+        ]
+        rest = [wish for wish in wishes if wish not in said]
+        if question.kind == "human":  # "yes, get me a human" is one wish, not two
+            rest = [wish for wish in rest if wish.intent != "human_agent"]
+        self.asked([*new, *rest])
+
+    def _names_another(self, asked: Wish) -> bool:
+        """Return whether the message names an order by number that nobody has taken up.
+
+        "yes, 160002" is no clear yes to a question about 160001, even if the model read
+        only a yes.
+        """
+        taken = {o for wish in self.reading.triage.wishes for o in wish.orders} | {*asked.orders}
+        shared = matches(self.reading.text, self.facts.orders)
+        return any(o not in taken for o, by in shared if any(c.isdigit() for c in by))
 
     def _carry_out(self, question: Question, said: Sequence[str]) -> None:
         """Do what the open question asked about.
@@ -114,6 +130,8 @@ class _Turn(Questions):
         does not count for this order, and the rules decide on it as on a new wish.
         """
         chosen = [order for order in question.wish.orders if order in said]
+        if chosen and (left := tuple(o for o in question.wish.orders if o not in chosen)):
+            self.add_to_queue(replace(question.wish, orders=left))  # "yes, 160001": ask again
         agreed: list[OrderView] = []
         changed: list[OrderView] = []
         for order in self.views(chosen or question.wish.orders):
@@ -131,7 +149,7 @@ class _Turn(Questions):
         wishes = [
             wish
             for wish in self.reading.triage.wishes
-            if not _is_part_of(wish, question.wish) or self.changes(question.wish, wish)
+            if not self._repeats(wish, question) or self.changes(question.wish, wish)
         ]
         if not wishes:
             orders, deed = self.views(question.wish.orders), Label("deed", question.wish.intent)
@@ -139,6 +157,17 @@ class _Turn(Questions):
             facts: dict[str, Fact] = {"orders": orders, "deed": deed} if told else {}
             self.decisions.append(Decision(question.wish.intent, None, "pending.dropped", facts))
         self.asked(wishes)
+
+    def _repeats(self, wish: Wish, question: Question) -> bool:
+        """Return whether a wish beside a no only repeats what the question asked.
+
+        The offer of a human and the choice between two wishes ask about no deed: a wish
+        beside a no to them is what the customer wants instead.
+        """
+        if question.kind == "reading":
+            return False
+        asked = Wish("human_agent") if question.kind == "human" else question.wish
+        return wish.intent == asked.intent and set(wish.orders) <= set(asked.orders)
 
     def corrected(self) -> None:
         """Run the wish of the open question, or else the last wish, as corrected."""
@@ -153,6 +182,8 @@ class _Turn(Questions):
             first = Wish(base.intent, wishes[0].orders or base.orders, slots)
             self.state = replace(self.state, question=None)
             self.asked([first, *wishes[1:]])
+        elif not self.handbook.wishes[base.intent].needs_order:
+            self.add_decision("other.small_talk", "other")
         else:
             # "no, the other one" names no order: choose among those not meant before.
             meant = base.orders or self.state.focus
@@ -206,7 +237,8 @@ class _Turn(Questions):
         A wish with the same intent gets the orders and slots of the question.
         """
         question = self.state.question
-        if question and wish.intent == "other" and wish.orders:
+        about_orders = question and self.handbook.wishes[question.wish.intent].needs_order
+        if question and about_orders and wish.intent == "other" and wish.orders:
             # A number without a wish is an answer to the question.
             wish = replace(wish, intent=question.wish.intent)
         if question is None or wish.intent != question.wish.intent:
@@ -324,11 +356,6 @@ def _shared_facts(decisions: Sequence[Decision]) -> dict[str, Fact]:
     """
     first, *others = (decision.facts for decision in decisions)
     return {n: fact for n, fact in first.items() if all(o.get(n) == fact for o in others)}
-
-
-def _is_part_of(wish: Wish, asked: Wish) -> bool:
-    """Return whether a wish has the same intent as another and no further orders."""
-    return wish.intent == asked.intent and set(wish.orders) <= set(asked.orders)
 
 
 def _merged(base: Wish, new: Wish) -> Wish:

@@ -6,19 +6,32 @@ Another shop has another folder with the same files. Nothing here depends on a m
 from collections.abc import Mapping
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 from zoneinfo import ZoneInfo
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from csproto.errors import CsprotoError
 from csproto.settings import DATA
 
 Language = Literal["zh", "en"]
 Opening = Literal["none", "sorry", "thanks"]
-T = TypeVar("T", bound=BaseModel)
+T = TypeVar("T")
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def _in_every_language(words: dict[Language, T]) -> dict[Language, T]:
+    """Refuse words that are missing in a language; none at all are allowed."""
+    if words and (missing := set(get_args(Language)) - words.keys()):
+        raise ValueError(f"nothing in {min(missing)}")
+    return words
+
+
+Word = Annotated[dict[Language, str], AfterValidator(_in_every_language)]
+Words = Annotated[dict[Language, list[str]], AfterValidator(_in_every_language)]
 Texts = Annotated[list[str], Field(min_length=1)]
+Questions = Annotated[dict[Language, Texts], AfterValidator(_in_every_language)]
 
 
 class HandbookError(CsprotoError):
@@ -73,9 +86,9 @@ class Rule(_Part):
     source: str
     waits: Literal["yes", "detail", "human"] = "yes"
     openings: list[Opening] = ["none"]
-    say: dict[Language, list[str]] = {}
-    ask: dict[Language, Texts] = {}
-    kinds: dict[str, dict[Language, Texts]] = {}  # small talk: wordings by kind
+    say: Words = {}
+    ask: Questions = {}
+    kinds: dict[str, Questions] = {}  # small talk: wordings by kind
 
 
 class ExampleOrder(_Part):
@@ -117,8 +130,8 @@ class WishFile(_Part):
     """
 
     intent: str
-    label: dict[Language, str]
-    deed: dict[Language, str]
+    label: Word
+    deed: Word
     description: str
     includes: list[str] = []
     excludes: list[str] = []
@@ -145,25 +158,40 @@ class DialogueFile(_Part):
 class Answer(_Part):
     """The shop's answer to a question about the shop."""
 
-    label: dict[Language, str]
-    question: dict[Language, str]
-    answer: dict[Language, str]
+    label: Word
+    question: Word
+    answer: Word
     source: str
+
+
+class Openings(_Part):
+    """What may stand before a wording."""
+
+    none: Words
+    sorry: Words
+    thanks: Words
 
 
 class Lexicon(_Part):
     """Words that decide whether a message begins with a clear yes.
 
     yes: words and short phrases that are a clear yes.
-    no: the same for a no; the desk does not use them.
+    firm: those of them after which a clause may go on.
+    no: words that take a yes back if a later clause, or the rest of its own, begins
+        with one.
     fillers: words that may stand before a yes.
-    not_yes: beginnings of a message that look like a yes and are none.
+    asks: words that make the clause of a yes a question or a condition.
+    question_ends: endings of a clause that is a question.
+    not_yes: beginnings of a clause that look like a yes and are none.
     """
 
-    yes: dict[Language, list[str]]
-    no: dict[Language, list[str]]
-    fillers: dict[Language, list[str]]
-    not_yes: dict[Language, list[str]]
+    yes: Words
+    no: Words
+    fillers: Words
+    firm: Words
+    asks: Words
+    question_ends: list[str]
+    not_yes: Words
 
 
 class Values(_Part):
@@ -182,7 +210,7 @@ class Values(_Part):
     risk: dict[str, dict[str, Any]]
     review_from: int
     block_from: int
-    labels: dict[str, dict[str, dict[Language, str]]]
+    labels: dict[str, dict[str, Word]]
 
     @cached_property
     def zone(self) -> ZoneInfo:
@@ -206,9 +234,7 @@ class Handbook:
         self.values = self._read(folder / "shop.yaml", Values)
         self.lexicon = self._read(folder / "lexicon.yaml", Lexicon)
         self.answers = self._table(folder / "answers.yaml", Answer)
-        self.openings: dict[Opening, dict[Language, list[str]]] = self._raw(
-            folder / "openings.yaml"
-        )
+        self.openings: dict[str, Words] = dict(self._read(folder / "openings.yaml", Openings))
         dialogue = self._read(folder / "dialogue.yaml", DialogueFile)
         self.rules: dict[str, Rule] = dict(dialogue.rules)
         self.example_orders, self.examples = dialogue.orders, dialogue.examples
@@ -233,10 +259,10 @@ class Handbook:
         """Return a word of `shop.yaml` in a language, such as the one for `shipped`."""
         return self.values.labels[group][value][language]
 
-    def _read(self, path: Path, kind: type[T]) -> T:
+    def _read(self, path: Path, kind: type[Model]) -> Model:
         return self._checked(path, kind, self._raw(path))
 
-    def _table(self, path: Path, kind: type[T]) -> dict[str, T]:
+    def _table(self, path: Path, kind: type[Model]) -> dict[str, Model]:
         return {name: self._checked(path, kind, value) for name, value in self._raw(path).items()}
 
     def _raw(self, path: Path) -> Any:
@@ -247,7 +273,7 @@ class Handbook:
                 f"{path} cannot be read: {error}. Compare it with the file in data/."
             ) from error
 
-    def _checked(self, path: Path, kind: type[T], raw: Mapping[str, Any]) -> T:
+    def _checked(self, path: Path, kind: type[Model], raw: Mapping[str, Any]) -> Model:
         try:
             return kind.model_validate(raw)
         except ValidationError as error:

@@ -4,39 +4,71 @@ The words are in `data/lexicon.yaml`. A yes that changes something must be found
 by these words and by the model.
 """
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Mapping, Sequence
 
 from csproto.desk.handbook import Language, Lexicon
 
+# A clause of a message and the mark that ends it: "yes?" and " and 160001" in
+# "yes? and 160001". A point within a number ends no clause.
+CLAUSE = re.compile(r"((?:[^,.;:!?~\n，。；：！？…、]|\.(?=\d))*)([,.;:!?~\n，。；：！？…、]*)")
+QUOTES = " -\"'“”‘’()（）"
+
 
 def begins_with_yes(text: str, lexicon: Lexicon) -> bool:
-    """Return whether a message begins with a clear yes. Fillers may stand before it."""
-    words, fillers = _all_languages(lexicon.yes), _all_languages(lexicon.fillers)
-    exceptions = _all_languages(lexicon.not_yes)
-    rest = _plain(text)
-    while rest:
-        if _longest_beginning(rest, exceptions):
+    """Return whether a message begins with a clear yes that it does not take back.
+
+    - Its first clause is a yes or begins with a firm one; fillers may stand before it.
+    - That clause is no question ("yes?", "ok what").
+    - Nothing after the yes begins with a word that takes it back ("yes, but").
+    """
+    found = False
+    for clause, end in CLAUSE.findall(text.lower()):
+        rest = clause.strip(QUOTES)
+        if not found:
+            rest, found = _after_yes(rest, lexicon)
+            if rest and not found:
+                return False
+            asked = "?" in end or "？" in end or _begins(rest, _all(lexicon.asks))
+            if found and (asked or clause.strip(QUOTES).endswith(tuple(lexicon.question_ends))):
+                return False
+        if found and _begins(_without(rest, _all(lexicon.fillers)), _all(lexicon.no)):
             return False
-        if _longest_beginning(rest, words):
-            return True
-        filler = _longest_beginning(rest, fillers)
-        if not filler:
-            return False
-        rest = _plain(rest[len(filler) :])
-    return False
+    return found
 
 
-def _all_languages(words: Mapping[Language, list[str]]) -> list[str]:
+def _after_yes(clause: str, lexicon: Lexicon) -> tuple[str, bool]:
+    """Return what follows the yes of a clause, and whether the clause begins with one.
+
+    Fillers may stand before the yes; a clause of fillers only is returned empty. Only
+    after a `firm` yes can the clause go on ("yes cancel it"): many other words for yes
+    also begin something else ("right shoe", 好看).
+    """
+    rest, fillers = clause, _all(lexicon.fillers)
+    while rest and not _begins(rest, _all(lexicon.not_yes)):
+        if yes := _begins(rest, _all(lexicon.yes)):
+            after = _without(rest[len(yes) :], [*_all(lexicon.yes), *fillers])
+            return after, not after or yes in _all(lexicon.firm)
+        if not (filler := _begins(rest, fillers)):
+            break
+        rest = rest[len(filler) :].strip(QUOTES)
+    return rest, False
+
+
+def _without(clause: str, words: Sequence[str]) -> str:
+    """Return a clause without the words that it begins with, one after the other."""
+    rest = clause.strip(QUOTES)
+    while word := _begins(rest, words):
+        rest = rest[len(word) :].strip(QUOTES)
+    return rest
+
+
+def _all(words: Mapping[Language, list[str]]) -> list[str]:
     """Return the words of all languages."""
     return [word for language in words.values() for word in language]
 
 
-def _plain(text: str) -> str:
-    """Return a text in small letters, without punctuation before its first word."""
-    return text.lower().lstrip(" ,.!?;:~-，。！？；：、…\"'“”‘’()（）")
-
-
-def _longest_beginning(text: str, words: Iterable[str]) -> str:
+def _begins(text: str, words: Sequence[str]) -> str:
     """Return the longest of the words that the text begins with, or an empty string.
 
     A word of Latin letters counts only if it ends where a word of the text ends.
@@ -53,9 +85,5 @@ def _word_ends(text: str, place: int) -> bool:
     """
     if place >= len(text):
         return True
-    return not (
-        text[place - 1].isascii()
-        and text[place - 1].isalnum()
-        and text[place].isascii()
-        and text[place].isalnum()
-    )
+    before, after = text[place - 1], text[place]
+    return not (before.isascii() and before.isalnum() and after.isascii() and after.isalnum())

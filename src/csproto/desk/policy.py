@@ -90,12 +90,13 @@ def _return_delivered(case: Case) -> Decision:
     until_free, until_fault = delivered + timedelta(days=free), delivered + timedelta(days=fault)
     excluded = order.category in case.handbook.values.not_returnable
     excluded = excluded and (order.category != "digital" or order.opened)
-    if days > fault:
-        return case.says("return.too_late", {"window": str(fault)})
-    if cause in FAULTS:
+    if cause in FAULTS and days <= fault:
         return _return_asked(case, "return.quality.15d", fault, until_fault)
     if days <= free and not excluded:
         return _return_asked(case, "return.no_reason.7d", free, until_free)
+    if days > fault:
+        window = fault if excluded else max(free, fault)
+        return case.says("return.too_late", {"window": str(window)})
     if cause and cause not in NO_FAULTS:  # a human judges whether this is a fault
         if case.open_ticket("quality"):
             return case.says("return.cause_unclear")

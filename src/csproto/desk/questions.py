@@ -110,6 +110,8 @@ class Questions:
         if not any(decision.asks for decision in repeated):
             self.close_question()
             self.decisions = self.decisions or repeated
+            if not self.decisions:  # what was asked about is gone
+                self.add_decision("other.small_talk", "other")
             return
         self.again = True
         self.decisions = self.decisions or repeated
@@ -131,6 +133,7 @@ class Questions:
             self.hand_over()
         elif misses >= OFFER_AFTER:
             rule = "human.offer"
+            self.decisions = [d for d in self.decisions if d.rule != "other.small_talk"]
             self.decisions.append(Decision(None, None, rule, asks=True))
             wish = self.state.question.wish if self.state.question else Wish("human_agent")
             question = Question("human", self.action(rule), rule, wish)

@@ -94,7 +94,9 @@ def _readings(typed: str) -> list[str]:
     between spaces and hyphens.
     """
     without = _without_letters(typed)
-    return list(dict.fromkeys(map(canonical, [typed, without, *re.split("[ -]", without)])))
+    digits = re.match(r"\+?\d*", without)  # of "789012cancel": a space was forgotten
+    pieces = [typed, without, *re.split("[ -]", without), digits[0] if digits else ""]
+    return list(dict.fromkeys(filter(None, map(canonical, pieces))))
 
 
 def _without_letters(typed: str) -> str:
@@ -115,16 +117,18 @@ def _count_digits(number: str) -> int:
 def matches(text: str, orders: Sequence[Named]) -> list[tuple[str, str]]:
     """Return the orders that share something with a message, each with what it shares.
 
-    That is a number of at least three digits with which the order's id begins or ends,
-    or else a word of the article's name or of one of its other names. The model reads
-    it before the message and judges what it is worth: a word can be there by chance.
+    That is a number of at least three digits with which the order's id ends, three with
+    which it begins (more would be another number, see `foreign_numbers`), or else a
+    word of the article's name or of one of its other names. The model reads it before
+    the message and judges what it is worth: a word can be there by chance.
     """
     lowered, numbers = LINK.sub(" ", text).lower(), _parts_of_ids(text)
+    short = [number for number in numbers if _count_digits(number) < 4]
     found = []
     for order in orders:
         names = [order.item.lower(), *filter(None, order.names.lower().split("|"))]
         shared = next(filter(order.id.endswith, numbers), "")
-        shared = shared or next(filter(order.id.startswith, numbers), "")
+        shared = shared or next((n for n in short if order.id.startswith(n)), "")
         shared = shared or max((_shared(lowered, name) for name in names), key=len)
         if shared:
             found.append((order.id, shared))

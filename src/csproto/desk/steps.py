@@ -250,11 +250,12 @@ class Steps:
     def _save_under_way(self) -> None:
         """Save the decisions before the first write (see UnderWay for the reason)."""
         assert self.turn.triage is not None
-        self.written, sure = True, 1.0 if self.turn.sure is None else self.turn.sure
+        sure = 1.0 if self.turn.sure is None else self.turn.sure
         wire = self.turn.triage.to_wire()
         under_way = UnderWay(self.text, wire, sure, self.turn.runner_up, self.outcome)
         self.desk.keep(replace(self.before, under_way=under_way))
         self.conversation.under_way = under_way
+        self.written = True  # only now: before, nothing could be written
 
     def _with_summary(self, write: Write) -> Write:
         """Return a write with a summary for the human who reads its ticket.

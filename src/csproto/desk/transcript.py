@@ -43,13 +43,14 @@ def clean(text: str) -> str:
       dropped.
     - From the first mark of a chat template on, the text is dropped: only an attempt to
       imitate other messages has such a mark.
-    - Any other `<|`, also in a text that begins with a mark, becomes `< |`.
+    - A mark in a text that begins with one, and any other `<|`, gets a space after `<`.
     """
     text = unicodedata.normalize("NFKC", text)
     text = "".join(
         c if unicodedata.category(c)[0] != "C" or c == "\u200d" else _gap(c) for c in text
     )
     text = TEMPLATE_MARK.split(text)[0].strip() or text
+    text = TEMPLATE_MARK.sub(lambda mark: f"< {mark[0][1:]}", text)
     return " ".join(re.sub(r"<(?=\|)", "< ", text).split())
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from csproto.desk.handbook import Handbook, WishFile
 from csproto.desk.references import copies, foreign_numbers
-from csproto.engine.grammar import SAFE_TEXT, SPAN_CHARACTERS, span_rules, terminal
+from csproto.engine.grammar import SAFE_TEXT, SPAN_CHARACTERS, listed, span_rules, terminal
 
 Act = Literal["ask", "confirm", "deny", "correct"]
 MOST_WISHES = 3
@@ -93,16 +93,16 @@ def grammar(
     orders = [*own_orders, *foreign_numbers(text, own_orders)]
     numbers = [n for n in copies(text) if SAFE_TEXT.fullmatch(n)]
     acts = (["confirm", "deny"] if waiting else []) + (["correct"] if begun or waiting else [])
-    further = f'("," wish){{0,{MOST_WISHES - 1}}}'
-    rules = [_root(acts), f"wishes ::= {terminal(WISHES)} wish {further} {terminal(']')}"]
+    wishes = f"{terminal(WISHES)} {listed('wish', MOST_WISHES)} {terminal(']')}"
+    rules = [_root(acts), f"wishes ::= {wishes}"]
     rules.append("wish ::= " + " | ".join(f"wish_{intent}" for intent in handbook.intents))
     spans = span_rules(text[:SPAN_CHARACTERS])
     for intent, wish in handbook.wishes.items():
         rules.append(f"wish_{intent} ::= {_wish(wish, bool(orders), bool(numbers), bool(spans))}")
     if orders:
         rules.append(f"order ::= {_choice(orders)}")
-        further = f'("," order){{0,{len(orders) - 1}}}'
-        rules.append(f"orders ::= {terminal(ORDERS)} order {further} {terminal(']')}")
+        named = f"{terminal(ORDERS)} {listed('order', len(orders))} {terminal(']')}"
+        rules.append(f"orders ::= {named}")
     if numbers:
         rules.append(f"number ::= {_choice(numbers)}")
     if handbook.answers:

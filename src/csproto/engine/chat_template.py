@@ -1,7 +1,8 @@
-"""How a model's messages are marked off, read from its tokenizer's own template.
+"""Reads from a model's tokenizer which marks stand around its messages.
 
-SGLang's frontend language knows a dozen templates by name and picks one by the model's path. Here
-the template beside the weights is asked: what does it put before and after a message of each role?
+SGLang's frontend language knows a dozen templates by name and picks one by the model's
+path. Here the template beside the weights is asked: what does it put before and after a
+message of each role?
 """
 
 import json
@@ -16,34 +17,38 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from csproto.errors import CsprotoError
 
 MARK = "\u2063mark\u2063"  # text that no template has
-Marks = dict[str, tuple[str, str]]
+Marks = dict[str, tuple[str, str]]  # role to what stands before and after a message
 Rendered = Callable[..., str]
-CHATML: Marks = {role: (f"<|im_start|>{role}\n", "<|im_end|>\n") for role in ("system", "user", "assistant")}
+CHATML: Marks = {
+    role: (f"<|im_start|>{role}\n", "<|im_end|>\n") for role in ("system", "user", "assistant")
+}
 
 
 class TemplateUnusable(CsprotoError):
-    """A chat template that cannot be taken apart."""
+    """The marks cannot be read from a chat template."""
 
 
 def marks_of(model: str | Path) -> Marks:
-    """What stands before and after a message of each role, for a model folder.
+    """Return what stands before and after a message of each role.
 
-    A folder without a template, and a model that is not on this machine, are read as ChatML. Raises
-    TemplateUnusable.
+    model: a model folder. A folder without a template, and a model that is not on this
+    machine, are read as ChatML.
+
+    Raises TemplateUnusable.
     """
     source, tokens = _template(Path(model))
     return _taken_apart(source, tokens, str(model)) if source else CHATML
 
 
 def _template(folder: Path) -> tuple[str, dict[str, str]]:
-    """The template's source, and the special tokens it may name."""
+    """Return the template's source, and the special tokens that it may name."""
     config: dict[str, Any] = {}
     if (folder / "tokenizer_config.json").is_file():
         config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
     source = config.get("chat_template") or ""
     if (folder / "chat_template.jinja").is_file():
         source = (folder / "chat_template.jinja").read_text(encoding="utf-8")
-    if isinstance(source, list):  # several by name
+    if isinstance(source, list):  # several templates, each with a name
         source = next((t["template"] for t in source if t["name"] == "default"), "")
     return source, {name: _text(config.get(name)) for name in ("bos_token", "eos_token")}
 
@@ -53,8 +58,10 @@ def _text(token: Any) -> str:
 
 
 def _taken_apart(source: str, tokens: Mapping[str, str], name: str) -> Marks:
-    """The marks of each role, found by adding one message after the other to a conversation."""
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+    """Find the marks of each role by adding one message after the other to a conversation."""
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
+    )
 
     def refuse(message: str) -> None:
         raise TemplateError(message)
@@ -68,7 +75,9 @@ def _taken_apart(source: str, tokens: Mapping[str, str], name: str) -> Marks:
     def rendered(roles: Sequence[str], more: bool = False) -> str:
         messages = [{"role": role, "content": MARK} for role in roles]
         # `enable_thinking` is the switch of templates whose models think aloud first.
-        return template.render(messages=messages, add_generation_prompt=more, enable_thinking=False, **tokens)
+        return template.render(
+            messages=messages, add_generation_prompt=more, enable_thinking=False, **tokens
+        )
 
     try:
         start = ["system", "user"] if _takes_system(rendered) else ["user"]
@@ -76,16 +85,18 @@ def _taken_apart(source: str, tokens: Mapping[str, str], name: str) -> Marks:
         prefix, suffix = _added(rendered, start, "assistant")
         opening = rendered(start, more=True)[len(rendered(start)) :]
         marks = {"user": _added(rendered, both, "user"), "assistant": (opening or prefix, suffix)}
-        # A template that knows no system messages has the user bring them.
+        # If a template has no system messages, they get the marks of the user's.
         system = _added(rendered, both, "system") if len(start) > 1 else marks["user"]
     except (TemplateError, ValueError) as error:
         raise TemplateUnusable(
-            f"The chat template of {name} cannot be used: {error}. Its messages must each stand between fixed marks."
+            f"The chat template of {name} cannot be used: {error}. "
+            "Its messages must each stand between fixed marks."
         ) from error
     return marks | {"system": system}
 
 
 def _takes_system(rendered: Rendered) -> bool:
+    """Return whether the template accepts a system message."""
     try:
         rendered(["system", "user"])
     except TemplateError:
@@ -94,7 +105,10 @@ def _takes_system(rendered: Rendered) -> bool:
 
 
 def _added(rendered: Rendered, before: list[str], role: str) -> tuple[str, str]:
-    """What one more message adds, split at its text. Raises ValueError if that cannot be said."""
+    """Return what one more message adds before and after its text.
+
+    Raises ValueError if the message changes what stands before it, or is left out.
+    """
     shorter, longer = rendered(before), rendered([*before, role])
     if not longer.startswith(shorter):
         raise ValueError(f"a {role} message changes what stands before it")

@@ -1,4 +1,4 @@
-"""What this machine has, what is missing, and the command that mends it."""
+"""Checks what this machine has and what is missing, and names the command that repairs it."""
 
 import importlib.util
 import json
@@ -15,7 +15,11 @@ from csproto.engine.server import gpu_name, read_state
 
 @dataclass(frozen=True)
 class Check:
-    """One thing looked at."""
+    """The result of one check.
+
+    what: what was looked at. found: what was found, for the user to read.
+    mend: what to do if the check has failed.
+    """
 
     what: str
     ok: bool
@@ -24,7 +28,7 @@ class Check:
 
 
 def checks() -> Iterator[Check]:
-    """Every check, cheapest first; none starts a server or imports torch."""
+    """Yield the result of every check. None of them starts a server or imports torch."""
     supported = (3, 11) <= sys.version_info[:2] < (3, 13)
     yield Check(
         "Python",
@@ -39,30 +43,33 @@ def checks() -> Iterator[Check]:
         "use Linux on x86-64, or WSL2 on Windows",
     )
     yield Check(
-        "memory", _memory() >= 4, f"{_memory():.0f} GB", "at least 4 GB are needed for the server and the client"
+        "memory",
+        _memory() >= 4,
+        f"{_memory():.0f} GB",
+        "at least 4 GB are needed for the server and the client",
     )
     gpu = gpu_name()
     yield Check("accelerator", True, gpu or "none: the CPU plug-in serves")
+
     yield _package("sglang", settings.SGLANG_VERSION)
     yield _package("torch")
     yield _torch_build(gpu)
-    yield Check("xgrammar", importlib.util.find_spec("xgrammar") is not None, _version("xgrammar"), "make setup")
+    has_xgrammar = importlib.util.find_spec("xgrammar") is not None
+    yield Check("xgrammar", has_xgrammar, _version("xgrammar"), "make setup")
+
     yield _mini_model()
-    state = read_state()
-    yield Check(
-        "server",
-        True,
-        f"running at {state['base_url']}"
-        if state
-        else "none is running; commands start one, or keep one with `csproto serve`",
-    )
+    yield _server()
     free = shutil.disk_usage(settings.REPOSITORY).free / 1e9
     yield Check(
-        "disk", free > 1, f"{free:.0f} GB free", "make room: the server writes logs and the tests scratch files"
+        "disk",
+        free > 1,
+        f"{free:.0f} GB free",
+        "make room: the server writes logs and the tests scratch files",
     )
 
 
 def _memory() -> float:
+    """Return the machine's memory in GB."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
 
 
@@ -74,9 +81,11 @@ def _version(name: str) -> str:
 
 
 def _package(name: str, wanted: str | None = None) -> Check:
+    """Check that a package is installed, in the version `wanted` if one is given."""
     found = _version(name)
     ok = found != "not installed" and (wanted is None or found == wanted)
-    return Check(name, ok, found + (f" (written for {wanted})" if wanted and found != wanted else ""), "make setup")
+    note = f" (written for {wanted})" if wanted and found != wanted else ""
+    return Check(name, ok, found + note, "make setup")
 
 
 def _torch_build(gpu: str | None) -> Check:
@@ -99,3 +108,12 @@ def _mini_model() -> Check:
             f"{folder} is missing or damaged",
             "git checkout -- data/mini-model, or csproto model build",
         )
+
+
+def _server() -> Check:
+    """Say whether a server runs. It is no fault if none does."""
+    if state := read_state():
+        return Check("server", True, f"running at {state['base_url']}")
+    return Check(
+        "server", True, "none is running; commands start one, or keep one with `csproto serve`"
+    )

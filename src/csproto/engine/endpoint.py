@@ -1,7 +1,9 @@
-"""The client side of a SGLang server: what the DSL's own endpoint lacks, namely time-outs, grammars, cache salts, typed errors and figures.
+"""The calls to a SGLang server, with time-outs, grammars, cache salts, typed errors and figures.
 
-`RuntimeEndpoint` waits for ever, has no `ebnf` argument, sends no `cache_salt` and hides failures behind warnings. `Endpoint` closes each of
-these; programs run on it with `use_thread=False`, so that an error is raised where it happens.
+SGLang's own `RuntimeEndpoint` has none of these: it waits for ever, has no `ebnf`
+argument, sends no `cache_salt` and hides failures behind warnings. `Endpoint` adds
+them. Run programs on it with `use_thread=False`, so that an error is raised where it
+happens.
 """
 
 import copy
@@ -30,7 +32,7 @@ from csproto.errors import CsprotoError
 
 
 class EngineError(CsprotoError):
-    """A call to the SGLang server that gave no usable answer."""
+    """A call to the SGLang server gave no usable answer."""
 
 
 class EngineUnreachable(EngineError):
@@ -38,7 +40,7 @@ class EngineUnreachable(EngineError):
 
 
 class EngineTimeout(EngineError):
-    """The server accepted the call and then fell silent."""
+    """The server accepted the call, and then sent nothing for too long."""
 
 
 class WrongKey(EngineError):
@@ -50,11 +52,11 @@ class EngineBusy(EngineError):
 
 
 class RequestRefused(EngineError):
-    """The server found fault with the request: a bad grammar, a prompt that is too long."""
+    """The server rejected the request: for a bad grammar, say, or a prompt that is too long."""
 
 
 class GenerationTruncated(EngineError):
-    """The output ended at the token limit, so it is half of something: never parse it."""
+    """The output ended at the token limit. It is incomplete, so never parse it."""
 
 
 class Stopped(EngineError):
@@ -63,7 +65,11 @@ class Stopped(EngineError):
 
 @dataclass
 class Usage:
-    """Figures of one or more generations. Times in milliseconds; `reusable_tokens` were computed earlier in the same conversation."""
+    """The figures of one or more generations.
+
+    cached_tokens: the prompt's tokens that the server found in its prefix cache.
+    model_calls: the number of generations.
+    """
 
     prompt_tokens: int = 0
     cached_tokens: int = 0
@@ -79,7 +85,10 @@ class Usage:
 
 
 class StopSignal:
-    """Lets another thread end a generation at once, before its first token too: the connection is closed and the server drops the request."""
+    """Lets another thread end a generation at once, even before its first token.
+
+    The connection is closed, and the server then drops the request.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -93,14 +102,8 @@ class StopSignal:
             if self._response is not None:
                 self._response.shutdown()
 
-    def interrupt(self) -> None:
-        """End the call under way, and no later one."""
-        with self._lock:
-            if self._response is not None:
-                self._response.shutdown()
-
     def watch(self, response: "urllib3.BaseHTTPResponse | None") -> None:
-        """Name the response to close; None when it has been read."""
+        """Set the response that a stop closes; None when it has been read."""
         with self._lock:
             self._response = response
             if self.is_set and response is not None:
@@ -114,46 +117,66 @@ class StopSignal:
 
 @dataclass
 class CallOptions:
-    """What one generation needs beyond the DSL's own arguments."""
+    """What one generation needs beyond the arguments of SGLang's frontend language.
+
+    ebnf: the grammar of the output.
+    cache_salt: prompts with different salts share nothing in the prefix cache.
+    on_text: called with each new piece of text.
+    stop: lets another thread end the generation.
+    usage: the figures of the generation are added to it.
+    rivals: the likeliest tokens to report at each place, with their probabilities; 0
+        reports none.
+    stream_interval: the tokens in one event of the stream. Each event costs the server
+        and the client a little.
+    """
 
     ebnf: str | None = None
     cache_salt: str | None = None
-    on_text: Callable[[str], None] | None = None  # called with each new piece of text
+    on_text: Callable[[str], None] | None = None
     stop: StopSignal | None = None
     usage: Usage = field(default_factory=Usage)
-    rivals: int = 0  # likeliest tokens to report at each place, with probabilities; 0 reports none
-    stream_interval: int = 1  # tokens between two events of the stream; each one costs the server and us a little
+    rivals: int = 0
+    stream_interval: int = 1
 
 
 class Endpoint(RuntimeEndpoint):
-    """A SGLang server at a URL.
+    """A SGLang server at a URL. Raises EngineError if it does not answer.
 
-    connect_timeout: seconds to reach the server. read_timeout: seconds without a sign of life before EngineTimeout.
+    connect_timeout: seconds to reach the server.
+    read_timeout: seconds for which the server may send nothing before EngineTimeout.
     """
 
     def __init__(
-        self, base_url: str, api_key: str | None = None, *, connect_timeout: float = 3.0, read_timeout: float = 30.0
+        self,
+        base_url: str,
+        api_key: str | None = None,
+        *,
+        connect_timeout: float = 3.0,
+        read_timeout: float = 30.0,
     ) -> None:
-        BaseBackend.__init__(self)  # the parent's own constructor calls the server without a time-out
+        # The parent's own constructor calls the server without a time-out.
+        BaseBackend.__init__(self)
         self.support_concate_and_append = True
         self.base_url, self.api_key, self.verify = base_url.rstrip("/"), api_key, None
         self.options = CallOptions()
         self._timeout = urllib3.Timeout(connect=connect_timeout, read=read_timeout)
         self._pool = urllib3.PoolManager(maxsize=64, retries=False, headers=self._headers())
         self.model_info: dict[str, Any] = self.get_json("/model_info")
-        # Chosen by the model's path otherwise, and wrongly for a local folder.
-        self.chat_template = ChatTemplate("by the tokenizer", None, marks_of(self.model_info["model_path"]))
+        # SGLang would choose the template by the model's path, and wrongly for a local
+        # folder.
+        marks = marks_of(self.model_info["model_path"])
+        self.chat_template = ChatTemplate("by the tokenizer", None, marks)
 
     def _headers(self) -> dict[str, str]:
         return {"Content-Type": "application/json"} | bearer(self.api_key)
 
     @property
     def model_name(self) -> str:
-        """The name the server gives its model."""
+        """The name that the server gives its model."""
         return str(self.model_info.get("served_model_name") or self.model_info["model_path"])
 
     def with_options(self, options: CallOptions) -> "Endpoint":
-        """The same server, for generations with these options."""
+        """Return the same server, for generations with these options."""
         view = copy.copy(self)
         view.options = options
         return view
@@ -167,51 +190,51 @@ class Endpoint(RuntimeEndpoint):
         return self._request("POST", path, body or {}).data
 
     def warm(self, text: str, cache_salt: str | None = None) -> None:
-        """Compute the KV cache of a prompt prefix, so that the first message need not."""
-        # Greedy: one request that is not turns every other one in its batch from an argmax to a sort of the vocabulary
-        # (sampling/sampling_batch_info.py, `merge_batch`), for as long as that batch goes on.
-        body: dict[str, Any] = {"text": text, "sampling_params": {"max_new_tokens": 0, "temperature": 0}}
+        """Compute the KV cache of a prompt prefix, so that the first message need not.
+
+        Raises EngineError.
+        """
+        # Temperature 0, because one request that samples makes SGLang sort the
+        # vocabulary for every request of its batch, where an argmax would do, for as
+        # long as the batch goes on (sampling/sampling_batch_info.py, `merge_batch`).
+        sampling = {"max_new_tokens": 0, "temperature": 0}
+        body: dict[str, Any] = {"text": text, "sampling_params": sampling}
         self.post("/generate", body | ({"cache_salt": cache_salt} if cache_salt else {}))
 
-    # -- what the DSL calls
-
     def cache_prefix(self, prefix_str: str) -> None:
-        """Compute the constant prefix of a batch. Raises EngineError."""
+        """Compute the constant prefix of a batch, for SGLang's frontend. Raises EngineError."""
         self.warm(prefix_str, self.options.cache_salt)
 
     def commit_lazy_operations(self, s: StreamExecutor) -> None:
-        """Compute what stands before a fork. Raises EngineError."""
+        """Compute what stands before a fork, for SGLang's frontend. Raises EngineError."""
         self.warm(s.text_, self.options.cache_salt)
 
     def _generate_http_request(self, s: StreamExecutor, data: dict[str, Any]) -> Any:
-        """The calls of `select`, with our time-outs and errors, and under the salt."""
+        """Make a call of `select` with this class's time-outs, errors and cache salt."""
         salt = {"cache_salt": self.options.cache_salt} if self.options.cache_salt else {}
         return json.loads(self.post("/generate", data | salt))
 
-    def generate(self, s: StreamExecutor, sampling_params: SglSamplingParams) -> tuple[str, dict[str, Any]]:
-        """One generation for a program; text and `meta_info`. Raises EngineError."""
+    def generate(
+        self, s: StreamExecutor, sampling_params: SglSamplingParams
+    ) -> tuple[str, dict[str, Any]]:
+        """Generate for a program, and return text and `meta_info`. Raises EngineError."""
         pieces = list(self.generate_stream(s, sampling_params))
         return "".join(piece for piece, _ in pieces), pieces[-1][1]
 
     def generate_stream(
         self, s: StreamExecutor, sampling_params: SglSamplingParams
     ) -> Iterator[tuple[str, dict[str, Any]]]:
-        """The same, piece by piece. Whatever goes wrong raises; a truncated output raises GenerationTruncated at its end."""
+        """Generate for a program, and yield each new piece of text with its `meta_info`.
+
+        Raises EngineError for anything that goes wrong. A truncated output raises
+        GenerationTruncated after its last piece.
+        """
         self._handle_dtype_to_regex(sampling_params)
-        parameters = sampling_params.to_srt_kwargs()
-        if self.options.ebnf:
-            parameters["ebnf"] = self.options.ebnf
-        if self.options.stream_interval > 1:
-            parameters["stream_interval"] = self.options.stream_interval
-        body: dict[str, Any] = {"text": s.text_, "sampling_params": parameters, "stream": True}
-        if self.options.cache_salt:
-            body["cache_salt"] = self.options.cache_salt
-        if self.options.rivals:
-            body |= {"return_logprob": True, "top_logprobs_num": self.options.rivals, "return_text_in_logprobs": True}
         text, meta = "", {}
-        for event in self._events(body):
+        for event in self._events(self._body(s.text_, sampling_params)):
             if "error" in event:
-                raise RequestRefused(f"The server refused the request: {event['error'].get('message', event['error'])}")
+                reason = event["error"].get("message", event["error"])
+                raise RequestRefused(f"The server refused the request: {reason}")
             piece, text, meta = event["text"][len(text) :], event["text"], event["meta_info"]
             if piece and self.options.on_text:
                 self.options.on_text(piece)
@@ -219,21 +242,44 @@ class Endpoint(RuntimeEndpoint):
         self._check_end(meta)
         self.options.usage.add(meta)
 
+    def _body(self, text: str, sampling_params: SglSamplingParams) -> dict[str, Any]:
+        """Return the request of one streamed generation."""
+        parameters = sampling_params.to_srt_kwargs()
+        if self.options.ebnf:
+            parameters["ebnf"] = self.options.ebnf
+        if self.options.stream_interval > 1:
+            parameters["stream_interval"] = self.options.stream_interval
+        body: dict[str, Any] = {"text": text, "sampling_params": parameters, "stream": True}
+        if self.options.cache_salt:
+            body["cache_salt"] = self.options.cache_salt
+        if self.options.rivals:
+            body |= {
+                "return_logprob": True,
+                "top_logprobs_num": self.options.rivals,
+                "return_text_in_logprobs": True,
+            }
+        return body
+
     def _check_end(self, meta: dict[str, Any]) -> None:
+        """Raise an EngineError unless the output ended because it was complete."""
         finish = meta.get("finish_reason") or {}
         if finish.get("type") == "length":
             raise GenerationTruncated(
-                f"The output was cut at {meta['completion_tokens']} tokens. Allow more tokens, or narrow the grammar."
+                f"The output was cut at {meta['completion_tokens']} tokens. "
+                "Allow more tokens, or narrow the grammar."
             )
         if finish.get("type") == "abort":
-            raise RequestRefused(f"The server gave the request up: {finish.get('message', 'no reason given')}")
+            raise RequestRefused(
+                f"The server gave the request up: {finish.get('message', 'no reason given')}"
+            )
         if not finish:
             raise EngineUnreachable(
-                f"The server at {self.base_url} ended its answer before it was complete. Is it still running?"
+                f"The server at {self.base_url} ended its answer before it was complete. "
+                "Is it still running?"
             )
 
     def _events(self, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """The server-sent events of one streamed generation."""
+        """Yield the server-sent events of one streamed generation."""
         stop = self.options.stop or StopSignal()
         stop.check()
         response = self._request("POST", "/generate", body, stream=True)
@@ -256,13 +302,15 @@ class Endpoint(RuntimeEndpoint):
     def _request(
         self, method: str, path: str, body: dict[str, Any] | None = None, stream: bool = False
     ) -> urllib3.BaseHTTPResponse:
+        """Make one request. With `stream`, the caller reads the body of the answer."""
         data = None if body is None else json.dumps(body).encode()
         ask = partial(self._pool.request, timeout=self._timeout, preload_content=not stream)
         try:
             try:
                 response = ask(method, self.base_url + path, body=data)
             except urllib3.exceptions.ProtocolError:
-                # A server may close a kept connection at the moment it is used again. Nothing was answered and nothing is changed by asking twice.
+                # A server may close a kept connection at the moment it is used again.
+                # Nothing was answered, and asking twice changes nothing.
                 response = ask(method, self.base_url + path, body=data)
         except urllib3.exceptions.HTTPError as error:
             raise self._translated(error) from error
@@ -271,29 +319,36 @@ class Endpoint(RuntimeEndpoint):
         return response
 
     def _translated(self, error: Exception) -> EngineError:
+        """Return the EngineError for an error of the connection."""
         if isinstance(error, (urllib3.exceptions.ReadTimeoutError, TimeoutError)):
             return EngineTimeout(
-                f"The server at {self.base_url} has been silent for {self._timeout.read_timeout} s. It may be overloaded or stuck; look at its log, then send the message again."
+                f"The server at {self.base_url} has been silent for "
+                f"{self._timeout.read_timeout} s. It may be overloaded or stuck; look at its "
+                "log, then send the message again."
             )
         return EngineUnreachable(
-            f"No SGLang server answers at {self.base_url}. Start one with `csproto serve`, or check the URL."
+            f"No SGLang server answers at {self.base_url}. "
+            "Start one with `csproto serve`, or check the URL."
         )
 
     def _refusal(self, status: int, data: bytes) -> EngineError:
+        """Return the EngineError for a status other than 200."""
         reason = _reason(data)
         if status in (401, 403):
             return WrongKey(
-                f"The server at {self.base_url} does not accept the API key. Set CSPROTO_API_KEY to the key it was started with."
+                f"The server at {self.base_url} does not accept the API key. "
+                "Set CSPROTO_API_KEY to the key it was started with."
             )
         if status in (429, 503):
             return EngineBusy(
-                f"The server at {self.base_url} takes no request right now ({reason}). Wait a moment and send the message again."
+                f"The server at {self.base_url} takes no request right now ({reason}). "
+                "Wait a moment and send the message again."
             )
         return RequestRefused(f"The server refused the request ({status}): {reason}")
 
 
 def _lines(response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
-    """The lines of a streamed body, each as soon as it is complete."""
+    """Yield the lines of a streamed body, each as soon as it is complete."""
     rest = b""
     for chunk in response.stream(2**16, decode_content=True):
         *lines, rest = (rest + chunk).split(b"\n")
@@ -303,9 +358,12 @@ def _lines(response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
 
 
 def _reason(data: bytes) -> str:
+    """Return why a request was refused, from the body of the answer."""
     try:
         body = json.loads(data)
-        error = body.get("error", body)  # of a full queue or a time-out in it, the message stands at the top
+        # When the queue is full or a request times out in it, the message is at the top
+        # level.
+        error = body.get("error", body)
         return str(error.get("message", error) if isinstance(error, dict) else error)
     except (ValueError, AttributeError):
         return data[:200].decode("utf-8", "replace") or "no reason given"

@@ -1,11 +1,11 @@
 """A pydantic model as a compact grammar whose every sentence is valid JSON and valid for the model.
 
-A regular expression such as `"[^"]+"` or a plain JSON schema lets control characters, endless white space and missing
-fields through; this grammar has no white space, fixes the order of fields, and spells out which characters a string may hold.
+A regular expression such as `"[^"]+"` or a plain JSON schema allows control characters,
+endless white space and missing fields. This grammar has no white space, a fixed order of
+fields, and only the characters that a string may hold.
 """
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from types import NoneType, UnionType
@@ -17,8 +17,8 @@ from pydantic.fields import FieldInfo
 
 from csproto.errors import CsprotoError
 
-# Every printable character but the quote and the backslash, which would need escapes; no control characters, no surrogates,
-# no private use, no line separators.
+# Every printable character but the quote and the backslash, which would need escapes. No
+# control characters, surrogates, private use or line separators.
 SAFE_CHARACTER = r"[ !#-\[\]-~\u00a1-\u1fff\u2010-\u2027\u2030-\u205e\u2070-\ud7ff\uf900-\ufffc]"
 SAFE_TEXT = re.compile(SAFE_CHARACTER + "+")
 DEFAULT_MAX_LENGTH = 100
@@ -26,10 +26,10 @@ DEFAULT_MAX_ITEMS = 8
 LONGEST_REPEAT = 100
 _CLASS_PATTERN = re.compile(r"^\^(\[(?:[^\]\\]|\\.)+\])\{(\d+),(\d+)\}\$$")
 
-
-SPAN_CHARACTERS = 160  # of a message that a copied field may draw on: one small rule each
-# Where a copied text neither begins nor ends: inside a word or a number (100号 is not cut to 10), between a number and what it counts
-# (501室 is not cut to 501), beside a house number (22 Baker Lane is not cut to Baker Lane).
+SPAN_CHARACTERS = 160  # of a message that a copied field may hold: one small rule each
+# Where a copied text neither begins nor ends: inside a word or a number (100号 is not cut to
+# 10), between a number and what it counts (501室 is not cut to 501), and beside a house number
+# (22 Baker Lane is not cut to Baker Lane).
 WITHIN = re.compile(r"(?<=[0-9A-Za-z])(?=[0-9A-Za-z])")
 AFTER_NUMBER = re.compile(r"(?<![0-9A-Za-z-])(?<!\d )\d{1,4}[A-Za-z]? (?=[A-Za-z])")
 BEFORE_NUMBER = re.compile(r"(?<=[\u3400-\u9fff])\d{1,4}(?![0-9A-Za-z])")
@@ -38,19 +38,7 @@ BEFORE_UNIT = re.compile(r"(?<=[0-9A-Za-z])(?:[室号號楼樓层層栋棟幢座
 
 @dataclass(frozen=True)
 class Copied:
-    """Marks a `str` field whose text must stand in the message it was read from: nothing can be invented.
-
-    choices: gives the texts to choose from; without it, any run of characters of the message will do.
-    """
-
-    choices: Callable[[str], list[str]] | None = None
-
-
-@dataclass(frozen=True)
-class Possible:
-    """Marks an enum field of which a message admits only some values. `choices` gives them; without the field's default among them, the field must be written."""
-
-    choices: Callable[[str], list[str]]
+    """Marks a `str` field whose text must stand in the message that was read."""
 
 
 class GrammarError(CsprotoError):
@@ -58,12 +46,14 @@ class GrammarError(CsprotoError):
 
 
 def to_ebnf(model: type[BaseModel], message: str | None = None) -> str:
-    """The EBNF of `model` in xgrammar's notation, its root named `root`.
+    """Return the EBNF of `model` in xgrammar's notation. Its root is named `root`.
 
-    With `message`, fields marked `Copied` can only hold what stands in it; one that could hold nothing is left out.
+    message: if given, the fields marked `Copied` can only hold a part of it. A field that
+        could hold nothing is left out.
 
-    Supported: `str` (with `max_length`, or a `pattern` that is one character class with a repeat), `int`, `float`, `bool`, `Literal`, string
-    enums, `list`, `X | None` and nested models. The first field must be required; others are left out when they have a default.
+    Supported: `str` (with `max_length`, or a `pattern` that is one character class with a
+    repeat), `int`, `float`, `bool`, `Literal`, string enums, `list`, `X | None` and nested
+    models. The first field must be required; others can be left out if they have a default.
 
     Raises GrammarError for anything else.
     """
@@ -78,24 +68,19 @@ def _object(model: type[BaseModel], name: str, rules: dict[str, str], message: s
     for position, (key, field) in enumerate(model.model_fields.items()):
         if position == 0 and not field.is_required():
             raise GrammarError(
-                f"{model.__name__}.{key} comes first and has a default: make the first field required, so that commas stay simple."
+                f"{model.__name__}.{key} comes first and has a default: make the first field "
+                "required, so that commas stay simple."
             )
         where = f"{model.__name__}.{key}"
-        copied = next((m for m in field.metadata if isinstance(m, Copied)), None)
-        possible = next((m for m in field.metadata if isinstance(m, Possible)), None)
-        required = field.is_required()
-        if possible and message is not None:
-            choices = possible.choices(message)
-            required = required or field.default not in choices
-            value = _choice([*choices], where, f"{name}_{key}", rules)
-        elif copied and message is not None and not field.is_required():
-            value = _copied(copied, message, f"{name}_{key}", rules)
+        copied = any(isinstance(m, Copied) for m in field.metadata)
+        if copied and message is not None and not field.is_required():
+            value = _copied(message, rules)
             if not value:
                 continue
         else:
             value = _value(_annotation(field), where, f"{name}_{key}", rules)
         pair = f"{terminal(('' if position == 0 else ',') + _json(key) + ':')} {value}"
-        parts.append(pair if required else f"({pair})?")
+        parts.append(pair if field.is_required() else f"({pair})?")
     rules[name] = " ".join(['"{"', *parts, '"}"'])
     return name
 
@@ -105,7 +90,7 @@ def _annotation(field: FieldInfo) -> Any:
 
 
 def _value(kind: Any, where: str, name: str, rules: dict[str, str]) -> str:
-    """The expression for one type; larger ones get a rule called `name`."""
+    """Return the expression for one type. A larger one gets a rule called `name`."""
     kind, metadata = _unwrap(kind)
     origin, arguments = get_origin(kind), get_args(kind)
     if kind is str:
@@ -121,17 +106,19 @@ def _value(kind: Any, where: str, name: str, rules: dict[str, str]) -> str:
         return _choice(values, where, name, rules)
     if origin in (Union, UnionType):
         if len(arguments) != 2 or NoneType not in arguments:
-            raise GrammarError(f"{where}: of unions only `X | None` is supported; use a Literal or two fields.")
+            raise GrammarError(
+                f"{where}: of unions only `X | None` is supported; use a Literal or two fields."
+            )
         inner = _value(next(a for a in arguments if a is not NoneType), where, name, rules)
         return f'({inner} | "null")'
     if origin is list:
         item = _value(arguments[0], where, f"{name}_item", rules)
-        most = _max_length(metadata, DEFAULT_MAX_ITEMS)
-        return f'"[" ({item} ("," {item}){{0,{most - 1}}})? "]"'
+        return f'"[" ({listed(item, _max_length(metadata, DEFAULT_MAX_ITEMS))})? "]"'
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         return _object(kind, name, rules, None)
     raise GrammarError(
-        f"{where}: {kind!r} has no grammar; use str, int, float, bool, Literal, a string enum, list, X | None or a nested model."
+        f"{where}: {kind!r} has no grammar; use str, int, float, bool, Literal, a string enum, "
+        "list, X | None or a nested model."
     )
 
 
@@ -139,8 +126,8 @@ def _unwrap(kind: Any) -> tuple[Any, tuple[Any, ...]]:
     if get_origin(kind) is not Annotated:
         return kind, ()
     inner, *metadata = get_args(kind)
-    flat = [item for entry in metadata for item in (entry.metadata if isinstance(entry, FieldInfo) else [entry])]
-    return inner, tuple(flat)
+    parts = [entry.metadata if isinstance(entry, FieldInfo) else [entry] for entry in metadata]
+    return inner, tuple(item for part in parts for item in part)
 
 
 def _string(metadata: tuple[Any, ...], where: str) -> str:
@@ -150,34 +137,36 @@ def _string(metadata: tuple[Any, ...], where: str) -> str:
     match = _CLASS_PATTERN.match(pattern)
     if not match or '"' in match[1] or "\\" in match[1]:
         raise GrammarError(
-            f"{where}: the pattern {pattern!r} is not one plain character class with a repeat such as ^[0-9A-Z]{{6,20}}$."
+            f"{where}: the pattern {pattern!r} is not one plain character class with a repeat "
+            "such as ^[0-9A-Z]{6,20}$."
         )
     return f'"\\"" {match[1]}{{{match[2]},{match[3]}}} "\\""'
 
 
 def _up_to(most: int) -> str:
-    """At most that many safe characters, in pieces: above 128 repeats xgrammar 0.2.7 offers tokens that it then refuses."""
+    """Return the expression for at most so many safe characters.
+
+    It is in pieces: above 128 repeats xgrammar 0.2.7 offers tokens that it then refuses.
+    """
     pieces = [min(LONGEST_REPEAT, most - start) for start in range(0, most, LONGEST_REPEAT)]
     return " ".join(f"{SAFE_CHARACTER}{{0,{piece}}}" for piece in pieces)
 
 
-def _copied(copied: Copied, message: str, name: str, rules: dict[str, str]) -> str:
-    """A choice between the texts given, or the runs of the message as a chain of rules, one a character, that may be entered and left where a copy may begin and end."""
-    if copied.choices:
-        choices = [c for c in copied.choices(message) if c and not re.search(r'["\\\x00-\x1f]', c)]
-        return f'"\\"" ({" | ".join(map(terminal, choices))}) "\\""' if choices else ""
-    if not message:
-        return ""
-    if "span" not in rules:  # all copied fields share the runs of one message
-        _add_spans(message, rules)
-    return '"\\"" span "\\""'
+def _copied(message: str, rules: dict[str, str]) -> str:
+    """Return the expression for a part of the message; all copied fields share its rules.
+
+    It is an empty text if nothing can be copied.
+    """
+    spans = span_rules(message[:SPAN_CHARACTERS])
+    rules |= dict(rule.split(" ::= ", 1) for rule in spans)
+    return '"\\"" span "\\""' if spans else ""
 
 
 def span_rules(text: str) -> list[str]:
-    """EBNF rules whose `span` is any part of the text that is not empty, cut between words and numbers.
+    """Return EBNF rules whose `span` is any part of the text, cut between words and numbers.
 
-    A chain of rules, one a character, that may be entered and left where a copy may begin and end.
-    Empty when nothing of the text can be copied.
+    It is a chain of rules, one for each character, that may be entered and left where a
+    copy may begin and end. The list is empty if nothing of the text can be copied.
     """
     starts, ends = _cuts(text)
     steps = {
@@ -196,22 +185,15 @@ def span_rules(text: str) -> list[str]:
 
 
 def _cuts(text: str) -> tuple[list[int], set[int]]:
-    """The places of a text where a copy may begin, and where it may end."""
+    """Return the places of a text where a copy may begin, and where it may end."""
     edges = [place for place in range(len(text) + 1) if not WITHIN.match(text, place)]
     after_number = {match.end() for match in AFTER_NUMBER.finditer(text)}
-    ends = {place for place in edges if not BEFORE_NUMBER.match(text, place) and not BEFORE_UNIT.match(text, place)}
+    ends = {
+        place
+        for place in edges
+        if not BEFORE_NUMBER.match(text, place) and not BEFORE_UNIT.match(text, place)
+    }
     return [place for place in edges if place not in after_number], ends
-
-
-def _add_spans(message: str, rules: dict[str, str]) -> None:
-    text = message[:SPAN_CHARACTERS]
-    starts, ends = _cuts(text)
-    rules["span"] = " | ".join(f"span_{place}" for place in starts)
-    for place, character in enumerate(text):
-        ways = ['""'] if place in ends else []
-        ways += [f"{terminal(character)} span_{place + 1}"] if SAFE_TEXT.fullmatch(character) else []
-        rules[f"span_{place}"] = " | ".join(ways)
-    rules[f"span_{len(text)}"] = '""'
 
 
 def _max_length(metadata: tuple[Any, ...], default: int) -> int:
@@ -229,6 +211,14 @@ def _json(text: str) -> str:
     return f'"{text}"'
 
 
+def listed(item: str, most: int) -> str:
+    """Return the expression for one to `most` items with commas between.
+
+    For one item there is no repeat: llguidance refuses `{0,0}`.
+    """
+    return f'{item} ("," {item}){{0,{most - 1}}}' if most > 1 else item
+
+
 def terminal(text: str) -> str:
-    """A terminal of the grammar that stands for exactly this text."""
+    """Return the terminal of a grammar that is exactly this text."""
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

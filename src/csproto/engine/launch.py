@@ -1,7 +1,11 @@
-"""The process a `Server` starts: SGLang's own launcher, unmodified, with what it needs around it.
+"""The process that a `Server` starts: SGLang's own launcher, unmodified, and what it needs.
 
-Two things must hold in every process of the server, children included, which import this module again when they are spawned: torchvision has to be
-importable beside a CPU build of torch, and the keys must not stand in the process list. The third holds here only: the server dies with its owner.
+- torchvision can be imported beside a CPU build of torch.
+- The keys are not in the process list.
+- The server dies with its owner.
+
+The first two must hold in every process of the server. Child processes import this
+module again when they are spawned. The third is needed only here.
 """
 
 import os
@@ -14,15 +18,20 @@ from csproto.engine.cpu import make_torchvision_importable
 
 make_torchvision_importable()
 
+KEYS = {
+    "CSPROTO_SERVER_API_KEY": "--api-key",
+    "CSPROTO_SERVER_ADMIN_KEY": "--admin-api-key",
+}
+
 
 def main() -> None:
-    """Run `sglang.launch_server` with the arguments given, and with the keys from the environment."""
+    """Run `sglang.launch_server` with the arguments given and the keys from the environment."""
     if owner := os.environ.pop("CSPROTO_OWNER", ""):
         threading.Thread(target=_die_with_owner, args=(int(owner),), daemon=True).start()
     arguments = sys.argv[1:]
-    for name, flag in (("CSPROTO_SERVER_API_KEY", "--api-key"), ("CSPROTO_SERVER_ADMIN_KEY", "--admin-api-key")):
+    for name, flag in KEYS.items():
         if key := os.environ.pop(name, ""):
-            arguments.append(f"{flag}={key}")  # a key may begin with a hyphen
+            arguments.append(f"{flag}={key}")  # one word, because a key may begin with a hyphen
 
     from sglang.srt.plugins import load_plugins
 
@@ -38,7 +47,10 @@ def main() -> None:
 
 
 def _die_with_owner(owner: int) -> None:
-    """Kill the whole process group once the owner is gone, however it went: SIGKILL leaves it no time to say so."""
+    """Kill the whole process group when the owner is gone.
+
+    It is watched, because an owner that is killed by SIGKILL cannot stop the server.
+    """
     while os.getppid() == owner:
         time.sleep(0.5)
     os.killpg(os.getpgid(0), signal.SIGKILL)

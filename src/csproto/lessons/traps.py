@@ -1,10 +1,11 @@
-"""The traps of SGLang's frontend language, each sprung on the running server and then closed. What notebook 03 shows."""
+"""Traps of SGLang's frontend language, each sprung on the running server and then closed."""
 
 import threading
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -18,14 +19,14 @@ import sglang as sgl  # isort: skip  # after csproto.engine.endpoint, which make
 from sglang.lang.backend.runtime_endpoint import RuntimeEndpoint  # isort: skip
 from sglang.lang.chat_template import get_chat_template_by_model_path  # isort: skip
 
-BAD = {"regex": r"(?!no)ok"}  # good Python, but look-ahead is nothing a grammar can say
+BAD = {"regex": r"(?!no)ok"}  # good Python, but no grammar has look-ahead
 PATIENCE = 2.0  # seconds after which a call that has not come back counts as hanging
 WAITING = f"still waits after {PATIENCE:.0f} s, and would for ever"
 
 
 @sgl.function
 def going_on(s, system, text, options):  # type: ignore[no-untyped-def]
-    """What `asking` asks, and one more line after the answer has come, or has failed."""
+    """As `asking`, with one more message after the answer."""
     s += sgl.system(system)
     s += sgl.user(text)
     s += sgl.assistant(sgl.gen("answer", **options))
@@ -35,43 +36,54 @@ def going_on(s, system, text, options):  # type: ignore[no-untyped-def]
 
 @dataclass(frozen=True)
 class Trap:
-    """Something that goes wrong in silence: what happens with SGLang's own endpoint, what closes it, and what happens then."""
+    """Something that goes wrong without an error.
+
+    happens: what happens with SGLang's own endpoint. closed_by: what helps against it.
+    then: what happens with that. sprung: it did go wrong. closed: with the help it did
+    not.
+    """
 
     trap: str
     happens: str
     closed_by: str
     then: str
-    sprung: bool  # it did go wrong
-    closed: bool  # and here it does not
+    sprung: bool
+    closed: bool
 
 
 def traps(endpoint: Endpoint) -> list[Trap]:
-    """Spring every trap on the running server, and show it closed. Takes some seconds: two of them are waits without an end."""
-    return [trap(endpoint) for trap in (_silent_failure, _endless_wait, _abort_in_a_stream, _no_time_out, _template)]
+    """Spring every trap on the running server, and show it closed.
+
+    This takes some seconds, because two of the traps are waits without an end.
+    """
+    found = (_silent_failure, _endless_wait, _abort_in_a_stream, _no_time_out, _template)
+    return [trap(endpoint) for trap in found]
 
 
 def trap_table(found: Sequence[Trap]) -> pd.DataFrame:
-    """The traps for reading."""
-    names = {"trap": "trap", "happens": "with SGLang's own endpoint", "closed_by": "closed by", "then": "then"}
-    return pd.DataFrame([{title: getattr(trap, name) for name, title in names.items()} for trap in found])
+    """Return the traps as a table for readers."""
+    rows = [(trap.trap, trap.happens, trap.closed_by, trap.then) for trap in found]
+    return pd.DataFrame(rows, columns=["trap", "with SGLang's own endpoint", "closed by", "then"])
 
 
 def _silent_failure(endpoint: Endpoint) -> Trap:
     state = _quietly(lambda: asking.run("", "hello", BAD, backend=_raw(endpoint)))
     then, closed = _raised(lambda: asking.run("", "hello", BAD, backend=endpoint, use_thread=False))
     missing = "answer" not in state
-    happens = (
-        f"run() returns; the answer is {'missing' if missing else 'there'}; state.error(): {_short(state.error())}"
-    )
-    return Trap("a generation fails, here by a bad grammar", happens, "use_thread=False", then, missing, closed)
+    there = "missing" if missing else "there"
+    happens = f"run() returns; the answer is {there}; state.error(): {_short(state.error())}"
+    trap = "a generation fails, here because of a bad grammar"
+    return Trap(trap, happens, "use_thread=False", then, missing, closed)
 
 
 def _endless_wait(endpoint: Endpoint) -> Trap:
     state = _quietly(lambda: going_on.run("", "hello", BAD, backend=_raw(endpoint)))
-    then, closed = _raised(lambda: going_on.run("", "hello", BAD, backend=endpoint, use_thread=False))
+    again = partial(going_on.run, "", "hello", BAD, backend=endpoint, use_thread=False)
+    then, closed = _raised(again)
     sprung = _hangs(state.text)
     happens = f"state.text() {WAITING if sprung else 'returns'}"
-    return Trap("it fails, and the program appends a line after it", happens, "use_thread=False", then, sprung, closed)
+    trap = "it fails, and the program appends a message after it"
+    return Trap(trap, happens, "use_thread=False", then, sprung, closed)
 
 
 def _abort_in_a_stream(endpoint: Endpoint) -> Trap:
@@ -81,7 +93,8 @@ def _abort_in_a_stream(endpoint: Endpoint) -> Trap:
     then, closed = _raised(lambda: asking.run("", "hello", BAD, backend=endpoint, use_thread=False))
     happens = f"status 200 and the text {text!r}; only the finish reason says {finish}"
     closed_by = "our Endpoint looks at the finish reason"
-    return Trap("a bad grammar while streaming", happens, closed_by, then, finish == "abort", closed)
+    sprung = finish == "abort"
+    return Trap("a bad grammar while streaming", happens, closed_by, then, sprung, closed)
 
 
 def _no_time_out(endpoint: Endpoint) -> Trap:
@@ -89,17 +102,20 @@ def _no_time_out(endpoint: Endpoint) -> Trap:
         sprung = _hangs(lambda: RuntimeEndpoint(url))
         then, closed = _raised(lambda: Endpoint(url, read_timeout=0.5))
     happens = f"the call {WAITING if sprung else 'returns'}"
-    return Trap("a server that does not answer", happens, "our Endpoint's time-outs", then, sprung, closed)
+    closed_by = "our Endpoint's time-outs"
+    return Trap("a server that does not answer", happens, closed_by, then, sprung, closed)
 
 
 def _template(endpoint: Endpoint) -> Trap:
     said = [{"role": "user", "content": "hello"}]
-    by_path = get_chat_template_by_model_path("/models/our-own-qwen").get_prompt(said)
-    by_name = endpoint.chat_template.get_prompt(said)
-    happens = f"the template is guessed from the path: {by_path!r}"
-    closed_by = "our Endpoint names the template"
-    closed = by_name.startswith("<|im_start|>")
-    return Trap("a model in a folder of its own", happens, closed_by, repr(by_name), by_path != by_name, closed)
+    guessed = get_chat_template_by_model_path("/models/our-own-qwen").get_prompt(said)
+    read = endpoint.chat_template.get_prompt(said)
+    happens = f"the template is guessed from the path: {guessed!r}"
+    closed_by = "our Endpoint reads the template beside the weights"
+    closed = read.startswith("<|im_start|>")
+    return Trap(
+        "a model in a local folder", happens, closed_by, repr(read), guessed != read, closed
+    )
 
 
 def _raw(endpoint: Endpoint) -> RuntimeEndpoint:
@@ -107,7 +123,7 @@ def _raw(endpoint: Endpoint) -> RuntimeEndpoint:
 
 
 def _quietly(run: Callable[[], Any]) -> Any:
-    """Run a program that fails in its own thread, without the traceback that it prints as a warning."""
+    """Run a program that fails in its own thread, without the traceback as a warning."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         state = run()
@@ -116,7 +132,7 @@ def _quietly(run: Callable[[], Any]) -> Any:
 
 
 def _hangs(call: Callable[[], object]) -> bool:
-    """Whether a call has not come back after PATIENCE."""
+    """Return whether a call has not come back after PATIENCE."""
 
     def quiet() -> None:
         with suppress(Exception):
@@ -129,7 +145,7 @@ def _hangs(call: Callable[[], object]) -> bool:
 
 
 def _raised(call: Callable[[], object]) -> tuple[str, bool]:
-    """The error a call ends with, and whether it ended with one of ours."""
+    """Return the error that a call ends with, and whether it is one of ours."""
     try:
         call()
     except EngineError as error:
@@ -139,7 +155,7 @@ def _raised(call: Callable[[], object]) -> tuple[str, bool]:
 
 def _short(error: Exception | None) -> str:
     said = error.args[0] if error and error.args else ""
-    if isinstance(said, dict):  # SGLang's own endpoint raises the server's answer as it came
+    if isinstance(said, dict):  # SGLang's endpoint raises the server's answer as it came
         said = said.get("error", {}).get("message", said)
     text = plain(str(said))
     return f"{type(error).__name__}: {text[:120]}{'…' if len(text) > 120 else ''}"

@@ -1,15 +1,19 @@
 """A model measured on cases: the desk plays them, and the figures are drawn from what it did."""
 
+import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from sqlalchemy.engine import Engine
 
-from csproto.desk.profile import Profile, profile_of
-from csproto.measure.cases import Case
-from csproto.measure.play import Progress, play_all
+from csproto.desk.profile import FILE, Profile, profile_of
+from csproto.desk.state import Limits
+from csproto.errors import CsprotoError
+from csproto.measure.cases import BadCases, Case
+from csproto.measure.play import MakeDesk, Progress, play_all
 from csproto.measure.report import Report
 from csproto.opening import desk_on
 from csproto.settings import DATA
@@ -19,9 +23,31 @@ if TYPE_CHECKING:
     from csproto.desk.assistant import Assistant
     from csproto.engine.endpoint import Endpoint
 
-SETS = {name: DATA / "eval" / f"{name}.jsonl" for name in ("outside", "safety")}
-# Cases with an odd number may be looked at one by one; the others are only counted.
-CALIBRATION, KEPT = 1, 0
+SETS = {
+    name: DATA / "eval" / f"{name}.jsonl"
+    for name in ("handwritten", "dialogues", "outside", "safety")
+}
+
+
+def desk_maker(
+    endpoint: "Endpoint", profile: Profile | None = None, temperature: float | None = None
+) -> MakeDesk:
+    """Return a function that opens a desk on a database as of a moment.
+
+    profile: in place of the model's own, for instance with other limits.
+    """
+
+    def make_desk(engine: Engine, now: datetime) -> "Assistant":
+        return desk_on(
+            endpoint,
+            OrderApi(engine),
+            profile=profile,
+            clock=lambda: now,
+            messages_per_minute=None,
+            temperature=temperature,
+        )
+
+    return make_desk
 
 
 def evaluate(
@@ -36,41 +62,53 @@ def evaluate(
 ) -> Report:
     """Play every case on the desk with a server's model. Raises CsprotoError for a dead server.
 
-    profile: in place of the model's own, for instance with another threshold. repeat: how often
-    each case is played, for pass^k. workers: conversations at once.
+    profile, temperature: as in `desk_maker`. repeat: how often each case is played, for
+    pass^k. workers: conversations at once.
     """
-    used = profile or profile_of(str(endpoint.model_info["model_path"]))
-
-    def make_desk(engine: Engine, now: datetime) -> "Assistant":
-        return desk_on(
-            endpoint,
-            OrderApi(engine),
-            profile=used,
-            clock=lambda: now,
-            messages_per_minute=None,
-            temperature=temperature,
-        )
-
+    make_desk = desk_maker(endpoint, profile, temperature)
     rows = play_all(cases, make_desk, repeat=repeat, workers=workers, progress=progress)
     return Report(rows, repeat)
 
 
-def half(cases: Sequence[Case], which: int) -> list[Case]:
-    """The cases of one half of a set, by the number at the end of their ids."""
-    return [case for case in cases if int(case.id.rsplit("-", 1)[-1]) % 2 == which]
+def half(cases: Sequence[Case], which: Literal["odd", "even"]) -> list[Case]:
+    """Return the cases of one half of a set, by the number at the end of their ids.
+
+    Odd cases may be looked at one by one. Even ones are only counted, so that their
+    figures say how the model does on messages that nobody worked towards.
+
+    Raises BadCases for an id that does not end in a number.
+    """
+    digits = "13579" if which == "odd" else "02468"
+    if without := [c.id for c in cases if not c.id.isascii() or not c.id[-1:].isdigit()]:
+        raise BadCases(f"The id {without[0]} does not end in a number: it is in neither half.")
+    return [case for case in cases if case.id[-1] in digits]
 
 
-def threshold_for(report: Report, asked_back: float = 0.1) -> float:
-    """The threshold of sureness below which the given share of turns is asked back.
+def limits_for(report: Report, asked_back: float) -> Limits:
+    """Return the limits of sureness that cases played without limits suggest.
 
-    asked_back: share of the turns that state an intent. To be found on one half of a set and
-    reported on the other.
+    answering: below it lies the share `asked_back` of the turns that state an intent,
+    0.99 at most. writing: above the sureness of every turn with an unwanted write, 0.99 at most.
     """
     frame = report.frame
     sure = frame[frame.intent_right.notna() & frame.sure.notna()].sure
-    return round(float(sure.quantile(asked_back)), 3) if len(sure) else 0.0
+    answering = min(0.99, float(sure.quantile(asked_back))) if len(sure) else 0.0
+    risky = [row["sure"] for row in report.unwanted_writes() if row["sure"] is not None]
+    writing = min(0.99, max([answering, *(value + 0.001 for value in risky)]))
+    return Limits(round(answering, 3), round(writing, 3))
 
 
-def data_set(name: str) -> Path:
-    """The file of one of the project's own sets, or the path that was named."""
-    return SETS.get(name, Path(name))
+def write_limits(model: str, limits: Limits) -> Path:
+    """Write limits into the profile in a model's folder, and return the profile's file.
+
+    Raises CsprotoError if the folder is not on this machine.
+    """
+    folder = Path(model)
+    if not folder.is_dir():
+        raise CsprotoError(
+            f"The model {model} is no folder on this machine: write the limits into its {FILE}."
+        )
+    profile = profile_of(model).model_dump() | {"limits": asdict(limits)}
+    path = folder / FILE
+    path.write_text(json.dumps(profile, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    return path

@@ -1,7 +1,9 @@
-"""Tables and pictures of the notebooks: one look, colours that survive colour blindness, units on every axis."""
+"""Tables and pictures of the notebooks.
+
+They have one look, colours for the colour-blind, and units on every axis.
+"""
 
 import io
-import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,16 +17,18 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 if TYPE_CHECKING:
-    from csproto.assistant import Turn
+    from csproto.desk.turn import Turn
 
 # Okabe and Ito's palette; the same colour means the same thing in every notebook.
-COLOURS = {"reused": "#009E73", "computed": "#E69F00", "written": "#0072B2", "wrong": "#D55E00", "other": "#999999"}
+COLOURS = {
+    "reused": "#009E73",
+    "computed": "#E69F00",
+    "written": "#0072B2",
+    "wrong": "#D55E00",
+    "other": "#999999",
+}
 COLOURS |= {"good": "#56B4E9", "not yet": "#F0E442", "half": "#CC79A7"}
-CHINESE = [
-    "Noto Sans CJK SC",
-    "Noto Sans CJK JP",
-    "WenQuanYi Zen Hei",
-]  # fonts with Chinese glyphs; those that are installed
+CHINESE = ["Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei"]  # fonts with Chinese glyphs
 ARM_COLOURS = {
     "csproto": "#0072B2",
     "vllm-by-hand": "#E69F00",
@@ -41,12 +45,15 @@ LOOK: dict[Any, Any] = {
     "figure.dpi": 90,
     "legend.frameon": False,
 }
-plt.rcParams.update(LOOK)  # for good: fonts are looked up when a picture is drawn, not when it is made
-PALETTE = 64  # colours of a picture as a notebook keeps it: flat areas and grey letters need no more, and it is a third of the size
+# For good: fonts are looked up when a picture is drawn, not when it is made.
+plt.rcParams.update(LOOK)
+# Colours of a picture in a notebook: flat areas and grey letters need no more, and the file
+# has a third of the size.
+PALETTE = 64
 
 
 def png(figure: Figure) -> bytes:
-    """A figure as a small PNG."""
+    """Return a figure as a small PNG."""
     drawn, small = io.BytesIO(), io.BytesIO()
     figure.savefig(drawn, format="png", bbox_inches="tight")
     picture = Image.open(drawn).convert("RGB").quantize(PALETTE, dither=Image.Dither.NONE)
@@ -55,48 +62,70 @@ def png(figure: Figure) -> bytes:
 
 
 if shell := get_ipython():
-    plt.switch_backend(plt.get_backend())  # brings its own way of drawing along, which ours replaces
+    # The backend brings its own way of drawing, which ours replaces.
+    plt.switch_backend(plt.get_backend())
     shell.display_formatter.formatters["image/png"].for_type(Figure, png)
 
 
 def axes(width: float = 7.0, height: float = 2.6) -> tuple[Figure, Axes]:
-    """A figure with the project's look; sizes in inches."""
+    """Return a figure with the project's look; sizes in inches."""
     return plt.subplots(figsize=(width, height), layout="constrained")
 
 
 def trace_table(turn: "Turn") -> pd.DataFrame:
-    """One turn as the steps it took, one row each."""
-    part = turn.parts[0]
+    """Return one turn as the steps it took, one row each."""
+    from csproto.desk.handbook import default_handbook
+    from csproto.desk.transcript import to_json
+
+    told, usage = turn.as_dict(default_handbook()), turn.usage
+    decisions = [f"{d['action']} by {d['rule']}" for d in told["decisions"]]
+    writes = [d["write"] for d in told["decisions"] if d["write"]]
+    sure = "" if turn.sure is None else f"{turn.sure:.1%}"
     rows = {
         "message": turn.text,
-        "triage": turn.triage.to_wire(),
-        "facts": json.dumps(part.facts, ensure_ascii=False),
-        "decision": f"{part.decision.action} by {part.decision.rule}",
+        "triage": turn.triage.to_wire() if turn.triage else "",
+        "sure": f"{sure}, then {turn.runner_up}" if turn.runner_up else sure,
+        "decision": "; ".join(decisions),
+        "facts": "; ".join(to_json(d["facts"]) for d in told["decisions"]),
+        "written": ", ".join(writes) or "nothing",
+        "waits for": told["waiting"]["action"] if told["waiting"] else "nothing",
         "reply": turn.reply,
-        "check": "; ".join(part.rejected) or "every sentence is covered by the facts",
-        "tokens": f"{turn.usage.prompt_tokens} read, {turn.usage.cached_tokens} of them from the cache, {turn.usage.completion_tokens} written",
-        "time": f"first words after {turn.ttft_ms:.0f} ms, all after {turn.total_ms:.0f} ms",
+        "tokens": f"{usage.prompt_tokens} read, {usage.cached_tokens} of them from the cache, "
+        f"{usage.completion_tokens} written",
+        "time": f"reply after {turn.ttft_ms:.0f} ms, saved after {turn.total_ms:.0f} ms",
     }
     return pd.DataFrame(rows.items(), columns=["step", "what happened"]).set_index("step")
 
 
 def confusion_matrix(table: pd.DataFrame) -> Figure:
-    """Counts of recognised intents (columns) per expected intent (rows); the colour is the share of the row."""
+    """Draw how often each intent (column) was recognised for each expected one (row).
+
+    table: the counts. The colour is the share of the row.
+    """
     share = table.div(table.sum(axis=1).clip(lower=1), axis=0)
     figure, ax = axes(7.5, 6.2)
     ax.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    ax.set_xticks(range(len(table.columns)), table.columns, rotation=40, ha="right", rotation_mode="anchor")
+    ax.set_xticks(
+        range(len(table.columns)), table.columns, rotation=40, ha="right", rotation_mode="anchor"
+    )
     ax.set_yticks(range(len(table.index)), table.index)
     ax.set_xlabel("recognised intent")
     ax.set_ylabel("expected intent")
     for row, column in zip(*table.to_numpy().nonzero(), strict=True):
         dark = share.to_numpy()[row, column] > 0.5
-        ax.text(column, row, str(table.iat[row, column]), ha="center", va="center", color="white" if dark else "black")
+        ax.text(
+            column,
+            row,
+            str(table.iat[row, column]),
+            ha="center",
+            va="center",
+            color="white" if dark else "black",
+        )
     return figure
 
 
 def token_bars(turns: Sequence["Turn"]) -> Figure:
-    """Per turn the tokens that came from the prefix cache, were computed, and were written."""
+    """Draw for each turn the tokens from the prefix cache, those computed, and those written."""
     figure, ax = axes(height=0.6 + 0.45 * len(turns))
     names = [f"turn {place}" for place in range(1, len(turns) + 1)]
     parts = {
@@ -105,13 +134,13 @@ def token_bars(turns: Sequence["Turn"]) -> Figure:
         "written": [t.usage.completion_tokens for t in turns],
     }
     _stack(ax, names, parts)
-    ax.set_xlabel("tokens, both model calls of a turn together")
+    ax.set_xlabel("tokens, all model calls of a turn together")
     plt.close(figure)
     return figure
 
 
 def _stack(ax: Axes, names: Sequence[str], parts: Mapping[str, Sequence[float]]) -> None:
-    """One bar per name, put together from the parts, each in its colour; the first name on top."""
+    """Draw one bar for each name, made of the parts. The first name is on top."""
     left = [0.0] * len(names)
     for label, values in parts.items():
         ax.barh(names, values, left=left, color=COLOURS[label], label=label)
@@ -121,9 +150,22 @@ def _stack(ax: Axes, names: Sequence[str], parts: Mapping[str, Sequence[float]])
 
 
 def arrivals(moments: Sequence[tuple[str, float]]) -> Figure:
-    """When each event of one answer came: pairs of its name and the milliseconds since the message was sent."""
-    colours = {"Triaged": "computed", "Decided": "other", "Token": "written", "Done": "reused"}
-    labels = {"Triaged": "understood", "Decided": "decided", "Token": "a checked sentence", "Done": "complete"}
+    """Draw when each event of one answer came.
+
+    moments: names of events, each with the milliseconds since the message was sent.
+    """
+    colours = {
+        "Understood": "computed",
+        "Decided": "other",
+        "Said": "written",
+        "Done": "reused",
+    }
+    labels = {
+        "Understood": "understood",
+        "Decided": "decided and written",
+        "Said": "reply",
+        "Done": "complete",
+    }
     names = [name for name in labels if any(name == seen for seen, _ in moments)]
     figure, ax = axes(height=0.7 + 0.35 * len(names))
     for row, name in enumerate(names):
@@ -139,22 +181,43 @@ def arrivals(moments: Sequence[tuple[str, float]]) -> Figure:
 
 
 def table(frame: pd.DataFrame) -> HTML:
-    """A table whose cells are shown whole, text to the left; an index that is only numbers is left out."""
+    """Return a table with whole cells and text to the left, without an index of mere numbers."""
     if frame.index.name:
         frame = frame.reset_index()
     with pd.option_context("display.max_colwidth", None, "display.precision", 3):
         html = frame.to_html(border=0, index=not isinstance(frame.index, pd.RangeIndex))
-    return HTML(html.replace("<td>", '<td style="text-align:left">').replace("<th>", '<th style="text-align:left">'))
+    return HTML(
+        html.replace("<td>", '<td style="text-align:left">').replace(
+            "<th>", '<th style="text-align:left">'
+        )
+    )
 
 
 def estimates(frame: pd.DataFrame, measures: Mapping[str, str]) -> Figure:
-    """One row per way, one panel per measure (its column, and the axis' label with the unit): dots with intervals from the columns `X low`, `X high`."""
+    """Draw dots with intervals: one row for each way, one panel for each measure.
+
+    frame: a measure `X` has its interval in the columns `X low` and `X high`.
+    measures: columns, each with the label of its axis and the unit.
+    """
     size = (max(5.0, 2.6 * len(measures) + 1), 0.8 + 0.4 * len(frame))
-    figure, panels = plt.subplots(1, len(measures), figsize=size, sharey=True, squeeze=False, layout="constrained")
+    figure, panels = plt.subplots(
+        1, len(measures), figsize=size, sharey=True, squeeze=False, layout="constrained"
+    )
     for ax, (measure, label) in zip(panels[0], measures.items(), strict=True):
         middle = frame[measure].astype(float)
-        reach = [middle - frame[f"{measure} low"].astype(float), frame[f"{measure} high"].astype(float) - middle]
-        ax.errorbar(middle, range(len(frame)), xerr=reach, fmt="o", color=COLOURS["written"], capsize=4, clip_on=False)
+        reach = [
+            middle - frame[f"{measure} low"].astype(float),
+            frame[f"{measure} high"].astype(float) - middle,
+        ]
+        ax.errorbar(
+            middle,
+            range(len(frame)),
+            xerr=reach,
+            fmt="o",
+            color=COLOURS["written"],
+            capsize=4,
+            clip_on=False,
+        )
         ax.set_xlim(left=0)
         ax.set_xlabel(label)
         ax.grid(axis="x", alpha=0.3)
@@ -165,16 +228,27 @@ def estimates(frame: pd.DataFrame, measures: Mapping[str, str]) -> Figure:
 
 
 def outcome_bars(frames: Mapping[str, pd.DataFrame]) -> Figure:
-    """What became of the answers of each way, as shares; one panel per run of `csproto.lessons.extraction.compare`."""
+    """Draw what became of the answers of each way, as shares.
+
+    frames: one panel for each result of `csproto.lessons.extraction.compare`.
+    """
     colours = {"valid": "good", "wrong shape": "not yet", "not JSON": "wrong", "cut off": "half"}
     size = (4.0 * len(frames) + 1, 2.2)
-    figure, panels = plt.subplots(1, len(frames), figsize=size, sharey=True, squeeze=False, layout="constrained")
+    figure, panels = plt.subplots(
+        1, len(frames), figsize=size, sharey=True, squeeze=False, layout="constrained"
+    )
     for ax, (title, frame) in zip(panels[0], frames.items(), strict=True):
         shares = 100 * pd.crosstab(frame["way"], frame["outcome"], normalize="index")
         shares = shares.reindex(columns=list(colours), fill_value=0.0)
         left = shares.cumsum(axis=1) - shares
         for outcome, colour in colours.items():
-            ax.barh(shares.index.astype(str), shares[outcome], left=left[outcome], color=COLOURS[colour], label=outcome)
+            ax.barh(
+                shares.index.astype(str),
+                shares[outcome],
+                left=left[outcome],
+                color=COLOURS[colour],
+                label=outcome,
+            )
         ax.set_title(title, fontsize=10)
         ax.set_xlabel("% of the answers")
     panels[0][0].invert_yaxis()
@@ -184,7 +258,10 @@ def outcome_bars(frames: Mapping[str, pd.DataFrame]) -> Figure:
 
 
 def readiness(timeline: pd.DataFrame) -> Figure:
-    """What each probe answered while a server started: columns `seconds`, `probe`, `status` (0 while nobody listened)."""
+    """Draw what each probe answered while a server started.
+
+    timeline: columns `seconds`, `probe` and `status` (0 while nobody listened).
+    """
     probes = list(dict.fromkeys(timeline["probe"]))
     figure, ax = axes(height=0.8 + 0.4 * len(probes))
     for label, colour, statuses in (
@@ -206,10 +283,14 @@ def readiness(timeline: pd.DataFrame) -> Figure:
 
 
 def throughput(record: Mapping[str, Any]) -> Figure:
-    """Turns a second of each arm of a benchmark record over the conversations at once."""
+    """Draw the turns a second of each arm of a record by the conversations at once."""
     figure, ax = axes(height=3.2)
     for name, arm in record["arms"].items():
-        closed = {int(load.split("-")[1]): found for load, found in arm["loads"].items() if load.startswith("closed-")}
+        closed = {
+            int(load.split("-")[1]): found
+            for load, found in arm["loads"].items()
+            if load.startswith("closed-")
+        }
         speeds = [closed[n]["turns_per_s"] for n in sorted(closed)]
         ax.plot(sorted(closed), speeds, marker="o", color=ARM_COLOURS[name], label=arm["title"])
     ax.set_xscale("log", base=2)
@@ -223,13 +304,25 @@ def throughput(record: Mapping[str, Any]) -> Figure:
 
 
 def waiting(record: Mapping[str, Any], load: str) -> Figure:
-    """How long a customer waits in each arm under one load: bars to the median first text and the median end, a line to the 95th percentile."""
-    found = {arm["title"]: arm["loads"][load] for arm in record["arms"].values() if arm["loads"][load]["latency_ms"]}
+    """Draw how long a customer waits in each arm under one load.
+
+    Bars reach to the median of reply and end, lines to the 95th percentile of the end.
+    """
+    found = {
+        arm["title"]: arm["loads"][load]
+        for arm in record["arms"].values()
+        if arm["loads"][load]["latency_ms"]
+    }
     figure, ax = axes(height=0.8 + 0.45 * len(found))
     names = list(found)
     middle, late = ([f["latency_ms"][q] for f in found.values()] for q in ("p50", "p95"))
     ax.barh(names, middle, color=COLOURS["other"], label="whole turn, median")
-    ax.barh(names, [f["ttft_ms"]["p50"] for f in found.values()], color=COLOURS["written"], label="first text, median")
+    ax.barh(
+        names,
+        [f["ttft_ms"]["p50"] for f in found.values()],
+        color=COLOURS["written"],
+        label="reply, median",
+    )
     ax.hlines(names, middle, late, color="black", label="to the 95th percentile")
     ax.invert_yaxis()
     ax.set_xlabel(f"milliseconds since the message was sent ({load})")
@@ -239,11 +332,14 @@ def waiting(record: Mapping[str, Any], load: str) -> Figure:
 
 
 def token_shares(record: Mapping[str, Any], load: str) -> Figure:
-    """Tokens a turn in each arm under one load: from the prefix cache, computed, written."""
+    """Draw the tokens a turn in each arm under one load: from the cache, computed, written."""
     arms = record["arms"].values()
     figure, ax = axes(height=0.8 + 0.45 * len(arms))
     keys = {"reused": "cached", "computed": "computed", "written": "output"}
-    parts = {label: [arm["loads"][load][f"{key}_tokens_per_turn"] for arm in arms] for label, key in keys.items()}
+    parts = {
+        label: [arm["loads"][load][f"{key}_tokens_per_turn"] for arm in arms]
+        for label, key in keys.items()
+    }
     _stack(ax, [arm["title"] for arm in arms], parts)
     ax.set_xlabel(f"tokens per turn, all its model calls together ({load})")
     plt.close(figure)
@@ -251,23 +347,33 @@ def token_shares(record: Mapping[str, Any], load: str) -> Figure:
 
 
 def ratio_chart(record: Mapping[str, Any], figure_name: str) -> Figure:
-    """One figure's ratio of the first arm over each other one, load by load, with its 95 % interval; the axis is logarithmic."""
+    """Draw one figure of the first arm over each other arm, for each load.
+
+    Lines are 95 % intervals, and the axis is logarithmic.
+    """
     found = [r for r in record["ratios"] if r["figure"] == figure_name]
     figure, ax = axes(height=0.8 + 0.32 * len(found))
     for row, one in enumerate(found):
-        ax.plot([one["low"], one["high"]], [row, row], color=ARM_COLOURS.get(one["over"], "black"), linewidth=2)
+        ax.plot(
+            [one["low"], one["high"]],
+            [row, row],
+            color=ARM_COLOURS.get(one["over"], "black"),
+            linewidth=2,
+        )
         ax.plot(one["ratio"], row, "o", color=ARM_COLOURS.get(one["over"], "black"))
     ax.axvline(1.0, color="black", linewidth=0.8)
     ax.set_xscale("log")
     ax.set_yticks(range(len(found)), [f"{one['load']}, over {one['over']}" for one in found])
     ax.invert_yaxis()
-    ax.set_xlabel(f"{figure_name}: {found[0]['of']} over the other, ratio" if found else figure_name)
+    ax.set_xlabel(
+        f"{figure_name}: {found[0]['of']} over the other, ratio" if found else figure_name
+    )
     plt.close(figure)
     return figure
 
 
 def reuse_map(shares: pd.DataFrame) -> Figure:
-    """Share of the earlier tokens that came from the cache: ways by row, turns by column; dark is good."""
+    """Draw the share of earlier tokens from the cache: a row for each way, a column a turn."""
     figure, ax = axes(6.6, 0.9 + 0.42 * len(shares))
     ax.imshow(shares, cmap="cividis_r", vmin=0, vmax=1, aspect="auto")
     ax.set_xticks(range(len(shares.columns)), shares.columns)
@@ -275,14 +381,21 @@ def reuse_map(shares: pd.DataFrame) -> Figure:
     ax.tick_params(length=0)
     for row, values in enumerate(shares.to_numpy()):
         for column, value in enumerate(values):
-            ax.text(column, row, f"{value:.0%}", ha="center", va="center", color="white" if value > 0.5 else "black")
+            ax.text(
+                column,
+                row,
+                f"{value:.0%}",
+                ha="center",
+                va="center",
+                color="white" if value > 0.5 else "black",
+            )
     ax.set_title("tokens of the turn before that came from the cache", fontsize=10)
     plt.close(figure)
     return figure
 
 
 def prefill_lines(times: pd.DataFrame) -> Figure:
-    """Time to the first token by the length of the prompt, computed and from the cache; the index is tokens."""
+    """Draw the time to the first token by the length of the prompt in tokens (the index)."""
     figure, ax = axes(height=3.0)
     for column, colour, mark in (("computed", "computed", "o"), ("cached", "reused", "s")):
         ax.plot(times.index, times[column], marker=mark, color=COLOURS[colour], label=column)
@@ -296,9 +409,15 @@ def prefill_lines(times: pd.DataFrame) -> Figure:
 
 
 def turn_lines(turns: pd.DataFrame, names: Sequence[str]) -> Figure:
-    """The same conversation under several settings: prompt tokens computed, and milliseconds to the whole answer, turn by turn (medians over the rounds)."""
+    """Draw one conversation under several settings, turn by turn.
+
+    One panel has the computed prompt tokens, the other the milliseconds to the whole
+    answer; both are medians over the rounds.
+    """
     figure, (left, right) = plt.subplots(1, 2, figsize=(8.2, 3.0), layout="constrained")
-    for name, colour, mark in zip(names, ("reused", "computed", "written", "half"), "osv^", strict=False):
+    for name, colour, mark in zip(
+        names, ("reused", "computed", "written", "half"), "osv^", strict=False
+    ):
         middle = turns[turns["setting"] == name].groupby("turn")[["computed", "ms"]].median()
         for ax, column in ((left, "computed"), (right, "ms")):
             ax.plot(middle.index, middle[column], marker=mark, color=COLOURS[colour], label=name)
@@ -314,13 +433,20 @@ def turn_lines(turns: pd.DataFrame, names: Sequence[str]) -> Figure:
 
 
 def concurrency_lines(loads: pd.DataFrame) -> Figure:
-    """What a server does as more customers come at once: throughput and time to the first words, with the range over the rounds."""
+    """Draw throughput and time to the reply by the number of customers at once.
+
+    The areas are the range over the rounds.
+    """
     figure, panels = plt.subplots(1, 2, figsize=(8.2, 2.8), layout="constrained")
     for ax, column, unit in zip(
-        panels, ("turns/s", "TTFT ms"), ("turns a second", "ms to the first words"), strict=True
+        panels, ("turns/s", "TTFT ms"), ("turns a second", "ms to the reply"), strict=True
     ):
         ax.fill_between(
-            loads["at once"], loads[f"{column} low"], loads[f"{column} high"], color=COLOURS["good"], alpha=0.4
+            loads["at once"],
+            loads[f"{column} low"],
+            loads[f"{column} high"],
+            color=COLOURS["good"],
+            alpha=0.4,
         )
         ax.plot(loads["at once"], loads[column], marker="o", color=COLOURS["written"])
         ax.set_xscale("log", base=2)
@@ -333,15 +459,24 @@ def concurrency_lines(loads: pd.DataFrame) -> Figure:
 
 
 def engine_lines(speeds: pd.DataFrame) -> Figure:
-    """Output tokens a second of each engine alone, by how many requests at once; columns `engine`, `at once`, `median`, `min`, `max`."""
+    """Draw the output tokens a second of each engine alone by the requests at once.
+
+    speeds: columns `engine`, `at once`, `median`, `min` and `max`.
+    """
     figure, ax = axes(height=3.0)
-    marks = zip(speeds["engine"].unique(), ("reused", "computed", "written", "half"), "osv^", strict=False)
+    marks = zip(
+        speeds["engine"].unique(), ("reused", "computed", "written", "half"), "osv^", strict=False
+    )
     for engine, colour, mark in marks:
         rows = speeds[speeds["engine"] == engine]
-        ax.fill_between(rows["at once"], rows["min"], rows["max"], color=COLOURS[colour], alpha=0.25)
+        ax.fill_between(
+            rows["at once"], rows["min"], rows["max"], color=COLOURS[colour], alpha=0.25
+        )
         ax.plot(rows["at once"], rows["median"], marker=mark, color=COLOURS[colour], label=engine)
     ax.set_xscale("log", base=2)
-    ax.set_xticks(sorted(speeds["at once"].unique()), [str(n) for n in sorted(speeds["at once"].unique())])
+    ax.set_xticks(
+        sorted(speeds["at once"].unique()), [str(n) for n in sorted(speeds["at once"].unique())]
+    )
     ax.set_xlabel("requests at once")
     ax.set_ylabel("output tokens a second")
     ax.set_ylim(bottom=0)

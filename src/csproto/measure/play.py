@@ -17,9 +17,9 @@ from csproto.desk.assistant import Assistant
 from csproto.desk.conversation import Conversation
 from csproto.desk.turn import Turn
 from csproto.errors import CsprotoError
-from csproto.measure.cases import Case, CaseTurn, Expected
+from csproto.measure.cases import BadCases, Case, CaseTurn, Expected
 from csproto.shop import demo
-from csproto.shop.store import Audit, Order, open_engine
+from csproto.shop.store import Audit, Customer, Order, open_engine
 
 MakeDesk = Callable[[Engine, datetime], Assistant]
 Progress = Callable[[int, int], None]
@@ -36,13 +36,15 @@ def play_all(
 ) -> list[dict[str, Any]]:
     """Play every case `repeat` times, `workers` at once.
 
-    A turn that fails is a row with its error, and ends its case.
+    A turn that fails is a row with its error, and ends its case. Raises BadCases for a
+    customer that the demo shop does not have.
 
     make_desk: the desk for a database and a moment that is "now" in it.
     """
     with tempfile.TemporaryDirectory() as folder:
         now, fresh = datetime.now(UTC), Path(folder) / "fresh.db"
         fill_shop(fresh, now)
+        _check_customers(cases, fresh)
 
         def play(job: tuple[int, Case]) -> list[dict[str, Any]]:
             place, case = job
@@ -72,6 +74,16 @@ def fill_shop(path: Path, now: datetime) -> None:
     with engine.connect() as connection:
         connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
     engine.dispose()
+
+
+def _check_customers(cases: Sequence[Case], filled: Path) -> None:
+    engine = open_engine(f"sqlite:///{filled}")
+    with Session(engine) as session:
+        known = set(session.scalars(select(Customer.id)))
+    engine.dispose()
+    for case in cases:
+        if case.customer not in known:
+            raise BadCases(f"Case {case.id}: the demo shop has no customer {case.customer}.")
 
 
 def play_case(case: Case, desk: Assistant, engine: Engine) -> list[dict[str, Any]]:

@@ -4,21 +4,26 @@ By articles that no training has seen, by place in the list, by the end of a num
 """
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
 
 from csproto.desk.handbook import Handbook, default_handbook
-from csproto.desk.reader import Reader
+from csproto.desk.profile import profile_of
+from csproto.desk.prompt import prompt_messages
+from csproto.desk.reader import ModelReader
 from csproto.desk.transcript import Message, matched, opening
 from csproto.desk.triage import from_wire, grammar
 from csproto.measure.statistics import wilson
 from csproto.minimodel.customers import shop
 from csproto.minimodel.lists import Line, Segment, lists
 from csproto.minimodel.speaker import Speaker
+
+if TYPE_CHECKING:
+    from csproto.engine.endpoint import Endpoint
 
 CATALOGUED = "item, in the catalogue"  # the shop has other names for its articles
 KINDS = ("item", CATALOGUED, "order", "tail", "nth", "last", "both", "all", "state")
@@ -87,15 +92,19 @@ def _asked(pick: random.Random, language: str, kind: str, handbook: Handbook) ->
     return Asked(asked_as, language, before, own, text, frozenset(meant))
 
 
-def measure(
-    make_reader: Callable[[], Reader], prompt: Sequence[Message], count: int = 60, workers: int = 4
-) -> pd.DataFrame:
-    """Per kind and language: n, share of messages whose orders are exactly right, interval."""
+def measure(endpoint: "Endpoint", count: int = 60, workers: int = 4) -> pd.DataFrame:
+    """Return n, share of messages with exactly the right orders, and its interval.
+
+    The rows are by kind and language, `count` messages each.
+    """
     handbook = default_handbook()
+    profile = profile_of(str(endpoint.model_info["model_path"]))
+    prompt = prompt_messages(profile, handbook)
 
     def right(one: Asked) -> bool:
         ebnf = grammar(handbook, one.text, one.own, waiting=False, begun=False)
-        read = make_reader().triage([*prompt, *one.orders], one.text, ebnf)
+        reader = ModelReader(endpoint, handbook.intents, {"temperature": 0.0})
+        read = reader.triage([*prompt, *one.orders], one.text, ebnf)
         found = {number for wish in from_wire(read.text).wishes for number in wish.orders}
         return found == one.meant
 

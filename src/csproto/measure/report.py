@@ -54,7 +54,8 @@ class Report:
             alternatives = stated if stated and isinstance(stated[0], list) else [stated]
             written = [write["kind"] for write in row["writes"]]
             if all(_more(written, expected, row) for expected in alternatives):
-                found.append({name: row[name] for name in ("id", "turn", "text", "writes")})
+                names = ("id", "turn", "text", "sure", "writes")
+                found.append({name: row.get(name) for name in names})
         return found
 
     def by_threshold(self) -> list[dict[str, Any]]:

@@ -9,6 +9,8 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
@@ -25,11 +27,19 @@ from csproto.desk.triage import Act, Triage, Wish
 from csproto.desk.turn import Turn
 from csproto.errors import CsprotoError
 from csproto.measure.cases import Expected
-from csproto.measure.play import ORDER_FIELDS, MakeDesk, judged, orders_after, writes
+from csproto.measure.play import (
+    ORDER_FIELDS,
+    MakeDesk,
+    Progress,
+    fill_shop,
+    judged,
+    orders_after,
+    writes,
+)
 from csproto.shop.orders import Faults, OrderApi
 from csproto.shop.store import Audit, Order, Ticket, open_engine
 
-FOLDER = settings.REPOSITORY / "tests" / "desk" / "scenarios"
+FOLDER = settings.DATA / "scenarios"
 NOW = datetime(2026, 3, 10, 4, 0, tzinfo=UTC)  # noon in Shanghai, when every scenario begins
 FIELDS = (*ORDER_FIELDS, "invoice_title", "tax_id")
 
@@ -136,6 +146,49 @@ def play_fresh(scenario: Scenario, make_desk: MakeDesk, filled: Path) -> list[st
             return play(scenario, make_desk(engine, NOW), engine)
         finally:
             engine.dispose()
+
+
+@dataclass(frozen=True)
+class Result:
+    """A scenario that was played. differences: to what is expected; none when it passed."""
+
+    scenario: Scenario
+    differences: list[str]
+
+    @property
+    def passed(self) -> bool:
+        """Whether all came as expected."""
+        return not self.differences
+
+
+def play_each(
+    scenarios: Sequence[Scenario],
+    make_desk: MakeDesk,
+    *,
+    workers: int = 4,
+    progress: Progress | None = None,
+) -> list[Result]:
+    """Play scenarios, each on a shop of its own, `workers` at once."""
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(workers) as pool:
+        filled = Path(folder) / "filled.db"
+        fill_shop(filled, NOW)
+        results: list[Result] = []
+        played = pool.map(lambda scenario: play_fresh(scenario, make_desk, filled), scenarios)
+        for scenario, differences in zip(scenarios, played, strict=True):
+            results.append(Result(scenario, differences))
+            if progress:
+                progress(len(results), len(scenarios))
+    return results
+
+
+def by_family(results: Sequence[Result]) -> dict[str, dict[str, int]]:
+    """Return how many scenarios of each family passed, and of how many."""
+    found: dict[str, dict[str, int]] = {}
+    for result in results:
+        counts = found.setdefault(result.scenario.family, {"passed": 0, "total": 0})
+        counts["passed"] += result.passed
+        counts["total"] += 1
+    return found
 
 
 def play(scenario: Scenario, desk: Assistant, engine: Engine) -> list[str]:

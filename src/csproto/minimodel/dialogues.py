@@ -25,11 +25,11 @@ from csproto.minimodel.speaker import Said, Speaker
 from csproto.shop.orders import OrderSystemDown
 
 PROMPT = (Message("system", "csproto"),)  # the shipped model knows its work: one word will do
-COPYING = 0.04  # share of samples in which something only has to be repeated
-FINDING = 0.12  # and of those in which references only have to be looked up
+COPYING = 0.03  # share of samples in which something only has to be repeated
+FINDING = 0.06  # and of those in which references only have to be looked up
 FOUND = 20  # references behind one list of orders
 OPENINGS = 0.72  # share of samples without any dialogue before the message
-OPENING_MESSAGES = 10  # messages behind one list of orders, each with its triage
+OPENING_MESSAGES = 14  # messages behind one list of orders, each with its triage
 ALTERNATIVES = 6  # other messages at the same place of a dialogue
 TURNS = (2, 3, 4, 5, 6)
 LONG = WINDOW_CHARS // 2  # characters of a transcript after which a dialogue ends

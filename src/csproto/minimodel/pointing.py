@@ -24,7 +24,8 @@ REFERENCES = {  # kinds of reference phrases, with how often each is drawn
     "oldest": 4,
     "head": 4,
 }
-FOREIGN = 0.12  # share of typed numbers that are none of the customer's
+FOREIGN = 0.14  # share of typed numbers that are none of the customer's
+CUT_SHORT = 0.3  # share of these that are the beginning of one of the customer's
 
 
 @cache
@@ -63,11 +64,20 @@ class Pointing:
 
     def _number(self, filled: Filled, taken: set[str]) -> str:
         order = self._order(taken) if self.pick.random() >= FOREIGN else None
-        number = order.id if order else order_number(self.pick)
+        number = order.id if order else self._foreign_number()
         filled.main = filled.main or order
         filled.orders.append(number)
         taken.add(number)
         return typed(number, self.pick, own=order is not None)
+
+    def _foreign_number(self) -> str:
+        """A number that is none of theirs, often one of theirs with its end missing."""
+        own = [o.id for o in self.shop.customer.orders if len(o.id) > 5]
+        if not own or self.pick.random() >= CUT_SHORT:
+            return order_number(self.pick)
+        whole = self.pick.choice(own)
+        part = whole[: -self.pick.choice((1, 1, 2))]
+        return order_number(self.pick) if any(o.endswith(part) for o in own) else part
 
     def _item(self, filled: Filled, taken: set[str]) -> str:
         order = self._order(taken) if self.pick.random() > 0.06 else None

@@ -53,10 +53,15 @@ def wire_tokens(handbook: Handbook) -> list[str]:
         '{"nonce":"',
         '","orders":[',
         '{"orders":[',
+        '{"n":',
+        '"},{"n":',
+        ',"id":"',
         '{"id":"',
         '","item":"',
         ',"day":"',
         '"},{"id":"',
+        '{"matches":[{"id":"',
+        '","by":"',
         '"}]}',
     ]
     found += [f'","state":"{state}"' for state in STATES]

@@ -43,7 +43,7 @@ class Recipe:
     kv_heads: int = 2
     intermediate: int = 1024
     tokens: int = 24_000_000
-    batch_tokens: int = 4_096
+    batch_tokens: int = 8_192
     learning_rate: float = 7e-4
     warmup: float = 0.02  # shares of the whole run
     decay: float = 0.6

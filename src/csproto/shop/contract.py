@@ -1,68 +1,89 @@
-"""What an order system must keep for the assistant to be safe on it: to be run over your own before customers meet it."""
+"""What the desk relies on in an order system.
+
+Run `broken_promises` on an order system of your own before customers meet it.
+"""
 
 from collections.abc import Callable, Iterator
 from datetime import datetime
 
 from csproto.errors import CsprotoError
-from csproto.shop.orders import CustomerFacts, CustomerUnknown, OrderApi, OrderMoved, Write
+from csproto.shop.orders import CustomerFacts, CustomerUnknown, OrderMoved, OrderSystem, Write
 
-RULE = "cancel.done"  # why the writes here are made, for their audit rows
+RULE = "contract"  # the rule in the audit rows of these writes
+Promise = tuple[str, bool]  # what is promised, and whether it is kept
 
 
 def broken_promises(
-    orders: OrderApi, customer_id: str, order_id: str, stranger_id: str, now: datetime, run: str = "contract"
+    orders: OrderSystem,
+    customer_id: str,
+    order_id: str,
+    stranger_id: str,
+    now: datetime,
 ) -> list[str]:
-    """What the order system does not keep; empty when it keeps all.
+    """Return the promises that an order system breaks; the list is empty if it keeps all.
 
-    order_id: a paid order of the customer's that has not shipped. It is cancelled, and a complaint is filed: use a scratch database. stranger_id: another
-    customer. run: names this run in the keys of its writes, so that a second one is not taken for a repetition.
+    order_id: an order of the customer that is paid and not shipped. It is cancelled,
+        and a complaint about it is filed, so use a scratch database. A second run needs
+        another order.
+    stranger_id: another customer.
     """
     facts = orders.facts(customer_id)
-    checks = _reading(orders, facts, order_id, stranger_id)
-    broken = [promise for promise, kept in checks if not kept]
-    if facts.order(order_id) is None:  # nothing further can be asked about an order that is not found
-        return broken
-    return broken + [
-        promise for promise, kept in _writing(orders, customer_id, order_id, stranger_id, now, run) if not kept
-    ]
+    promises = list(_reading(orders, facts, order_id, stranger_id))
+    if facts.order(order_id) is not None:  # without the order there is nothing to write to
+        promises += _writing(orders, customer_id, order_id, stranger_id, now)
+    return [promise for promise, kept in promises if not kept]
 
 
-def _reading(orders: OrderApi, facts: CustomerFacts, order_id: str, stranger_id: str) -> Iterator[tuple[str, bool]]:
+def _reading(
+    orders: OrderSystem, facts: CustomerFacts, order_id: str, stranger_id: str
+) -> Iterator[Promise]:
     created = [order.created_at for order in facts.orders]
-    yield "a customer nobody knows is CustomerUnknown", _raises(CustomerUnknown, lambda: orders.known("nobody"))
+    unknown = _raises(CustomerUnknown, lambda: orders.facts("nobody"))
+    yield "an unknown customer is CustomerUnknown", unknown
     yield "the customer's order is found", facts.order(order_id) is not None
-    yield "nobody else finds it", orders.facts(stranger_id).order(order_id) is None
-    yield "orders come newest first", created == sorted(created, reverse=True)
-    yield "moments carry their time zone", all(moment.tzinfo for moment in created)
+    yield "another customer does not find it", orders.facts(stranger_id).order(order_id) is None
+    yield "the newest order comes first", created == sorted(created, reverse=True)
+    yield "moments have a time zone", all(moment.tzinfo for moment in created)
     yield "amounts are whole cents", all(isinstance(order.amount, int) for order in facts.orders)
 
 
 def _writing(
-    orders: OrderApi, customer_id: str, order_id: str, stranger_id: str, now: datetime, run: str
-) -> Iterator[tuple[str, bool]]:
+    orders: OrderSystem,
+    customer_id: str,
+    order_id: str,
+    stranger_id: str,
+    now: datetime,
+) -> Iterator[Promise]:
     cancel, complaint = Write("cancel", order_id), Write("complaint", order_id, "contract check")
 
     def write(key: str, who: str, what: Write) -> int:
-        return orders.write(f"{run}:{key}", who, what, now, RULE)
+        return orders.write(f"contract:{order_id}:{key}", who, what, now, RULE)
+
+    def cancelled() -> bool:
+        order = orders.facts(customer_id).order(order_id)
+        return order is not None and order.status == "cancelled"
 
     refused = _raises(Exception, lambda: write("stranger", stranger_id, cancel))
-    yield "a stranger cannot cancel it", refused and not _cancelled(orders, customer_id, order_id)
-    first, again = write("complaint", customer_id, complaint), write("complaint", customer_id, complaint)
-    yield "a key used twice opens one ticket", 0 < first == again
+    yield "another customer cannot cancel it", refused and not cancelled()
+
+    ticket = write("complaint", customer_id, complaint)
+    again = write("complaint", customer_id, complaint)
+    yield "a repeated key opens one ticket", 0 < ticket == again
+    yield "a second complaint joins the open one", write("more", customer_id, complaint) == ticket
+    opened = orders.facts(customer_id).open_tickets
+    yield "the next facts have the open ticket", ("complaint", order_id) in opened
+
     done = not _raises(Exception, lambda: write("cancel", customer_id, cancel))
-    yield "an order that is paid and not sent can be cancelled", done
-    yield "a cancellation is seen by the next look", _cancelled(orders, customer_id, order_id)
-    yield "the same key again does no harm", not _raises(Exception, lambda: write("cancel", customer_id, cancel))
-    moved = _raises(OrderMoved, lambda: write("late", customer_id, cancel))
-    yield "a write that comes too late is OrderMoved", moved
-
-
-def _cancelled(orders: OrderApi, customer_id: str, order_id: str) -> bool:
-    order = orders.facts(customer_id).order(order_id)
-    return order is not None and order.status == "cancelled"
+    yield "a paid order that is not shipped can be cancelled", done
+    yield "the next facts have the cancellation", cancelled()
+    repeated = not _raises(Exception, lambda: write("cancel", customer_id, cancel))
+    yield "a repeated key of a cancellation is no error", repeated
+    late = _raises(OrderMoved, lambda: write("late", customer_id, cancel))
+    yield "a write that comes too late is OrderMoved", late
 
 
 def _raises(kind: type[Exception], call: Callable[[], object]) -> bool:
+    """Return whether a call raises this error. Errors that are not ours pass through."""
     try:
         call()
     except kind:

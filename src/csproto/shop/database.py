@@ -14,11 +14,16 @@ from csproto.shop.store import SCHEMA, open_engine, schema_of
 
 
 class DatabaseUnusable(CsprotoError):
-    """The database cannot be opened, or it is not ours."""
+    """The database cannot be opened, or its schema is not the one this version uses."""
 
 
 def open_database(url: str | None = None) -> Engine:
-    """The shop's database; an empty one gets the demo data. Raises DatabaseUnusable, for one of another version's schema too."""
+    """Open the shop's database. If it is empty, it gets the demo data.
+
+    url: a SQLAlchemy URL; that of the settings unless given.
+
+    Raises DatabaseUnusable, also for a database with the schema of another version.
+    """
     url = url or settings.database_url()
     with usable(url):
         engine = open_engine(url)
@@ -27,23 +32,25 @@ def open_database(url: str | None = None) -> Engine:
             demo.fill(open_engine(url, patience=None), datetime.now(UTC))
     if schema not in ("", SCHEMA):
         raise DatabaseUnusable(
-            f"The database {open_engine_name(url)} has schema {schema}, and this version of csproto uses {SCHEMA}. Run `csproto db migrate`; what is in it is kept."
+            f"The database {open_engine_name(url)} has schema {schema}, and this version of "
+            f"csproto uses {SCHEMA}. Run `csproto db migrate`; what is in it is kept."
         )
     return engine
 
 
 @contextmanager
 def usable(url: str) -> Iterator[None]:
-    """Work with a database; what is wrong with it is said in one line. Raises DatabaseUnusable."""
+    """Turn any error of a database into a DatabaseUnusable, whose text is one line."""
     try:
         yield
     except (SQLAlchemyError, ImportError) as error:
         raise DatabaseUnusable(
-            f"The database {open_engine_name(url)} cannot be used: {str(error).splitlines()[0]} Check CSPROTO_DB, and that the database runs, has room and may be written."
+            f"The database {open_engine_name(url)} cannot be used: {str(error).splitlines()[0]} "
+            "Check CSPROTO_DB, and that the database runs, has room and may be written."
         ) from error
 
 
 def open_engine_name(url: str) -> str:
-    """A database URL without its password."""
+    """Return a database URL without its user and password."""
     head, at, tail = url.rpartition("@")
     return f"{head.split('://')[0]}://***@{tail}" if at else url

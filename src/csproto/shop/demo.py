@@ -1,4 +1,8 @@
-"""The demo shop: the hand-written customers of `data/demo.yaml` and a few hundred generated ones, all relative to now."""
+"""The data of the demo shop, with all times relative to the present.
+
+The customers and orders of `data/demo.yaml` were written by hand; a few hundred more
+customers are generated.
+"""
 
 import random
 from datetime import datetime, timedelta
@@ -14,7 +18,11 @@ from csproto.settings import DATA
 from csproto.shop.migrations import migrate
 from csproto.shop.store import Base, Customer, Order
 
-CARRIERS = {"zh": ("顺丰速运", "中通快递", "圆通速递", "京东物流"), "en": ("SF Express", "DHL", "YTO", "JD Logistics")}
+CARRIERS = {
+    "zh": ("顺丰速运", "中通快递", "圆通速递", "京东物流"),
+    "en": ("SF Express", "DHL", "YTO", "JD Logistics"),
+}
+# Articles, each with its category.
 GENERATED_ITEMS = {
     "zh": [
         ("卫衣", "clothing"),
@@ -37,7 +45,8 @@ GENERATED_ITEMS = {
         ("storage box", "home"),
     ],
 }
-HISTORIES: list[dict[str, Any]] = [  # one order in each state, as days before now
+# One order in each state. The numbers are days before now.
+HISTORIES: list[dict[str, Any]] = [
     {"created": 0},
     {"paid": 1, "promised": -2},
     {"paid": 5, "promised": 2},
@@ -51,20 +60,32 @@ HISTORIES: list[dict[str, Any]] = [  # one order in each state, as days before n
 
 
 def fill(engine: Engine, now: datetime, path: Path = DATA / "demo.yaml") -> tuple[int, int]:
-    """Create or update the schema and put the demo data in place of whatever is there. Returns the numbers of customers and orders."""
+    """Create or update the schema, and replace everything in the database by the demo data.
+
+    Returns the numbers of customers and orders.
+    """
     migrate(engine)
     raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    customers = [_customer(customer_id, values, now) for customer_id, values in raw["customers"].items()]
     names = raw["names"]
-    orders = [_order(_delivery(raw["customers"][v["customer"]]) | v, now, names) for v in raw["orders"]]
-    made = _generated(raw["generated"]["seed"], raw["generated"]["customers"], now, names)
+    customers = [
+        _customer(customer_id, values, now) for customer_id, values in raw["customers"].items()
+    ]
+    orders = [
+        _order(_delivery(raw["customers"][values["customer"]]) | values, now, names)
+        for values in raw["orders"]
+    ]
+    more = raw["generated"]
+    more_customers, more_orders = _generated(more["seed"], more["customers"], now, names)
+    customers += more_customers
+    orders += more_orders
+
     with Session(engine) as session, session.begin():
         for table in reversed(Base.metadata.sorted_tables):
             session.execute(delete(table))
-        session.add_all(customers + made[0])
+        session.add_all(customers)
         session.flush()
-        session.add_all(orders + made[1])
-    return len(customers) + len(made[0]), len(orders) + len(made[1])
+        session.add_all(orders)
+    return len(customers), len(orders)
 
 
 def _customer(customer_id: str, values: dict[str, Any], now: datetime) -> Customer:
@@ -79,20 +100,27 @@ def _customer(customer_id: str, values: dict[str, Any], now: datetime) -> Custom
 
 
 def _delivery(customer: dict[str, Any]) -> dict[str, Any]:
-    """Where the orders of a customer go, and in which language their carrier is named."""
+    """Return where a customer's orders go, and the language of their carriers' names."""
     found = {"recipient": customer["name"], "language": customer["language"]}
     return found | {name: customer[name] for name in ("phone", "address") if name in customer}
 
 
 def _order(values: dict[str, Any], now: datetime, names: dict[str, str]) -> Order:
-    """An order from its days before now; carrier and parcel number follow from its id once it has shipped."""
+    """Make an order from values whose times are days before now.
+
+    names: article to its other names. An order that has shipped gets a carrier and a
+    parcel number, which follow from its id.
+    """
     moments = {
         name: now - timedelta(days=values[name])
         for name in ("paid", "promised", "shipped", "delivered", "cancelled", "refund_at")
         if name in values
     }
-    pick = random.Random(values["id"])
-    shipped = "shipped" in moments
+    carrier, tracking_number = "", ""
+    if "shipped" in moments:
+        pick = random.Random(values["id"])
+        carrier = pick.choice(CARRIERS[values["language"]])
+        tracking_number = f"{pick.choice(('SF', 'YT', 'JD', 'ZT'))}{pick.randrange(10**11, 10**12)}"
     return Order(
         id=str(values["id"]),
         customer_id=values["customer"],
@@ -111,8 +139,8 @@ def _order(values: dict[str, Any], now: datetime, names: dict[str, str]) -> Orde
         shipped_at=moments.get("shipped"),
         delivered_at=moments.get("delivered"),
         cancelled_at=moments.get("cancelled"),
-        carrier=pick.choice(CARRIERS[values["language"]]) if shipped else "",
-        tracking_number=f"{pick.choice(('SF', 'YT', 'JD', 'ZT'))}{pick.randrange(10**11, 10**12)}" if shipped else "",
+        carrier=carrier,
+        tracking_number=tracking_number,
         payment=values.get("payment", "ok"),
         refund=values.get("refund", "none"),
         refund_at=moments.get("refund_at"),
@@ -120,19 +148,17 @@ def _order(values: dict[str, Any], now: datetime, names: dict[str, str]) -> Orde
     )
 
 
-def _generated(seed: int, count: int, now: datetime, names: dict[str, str]) -> tuple[list[Customer], list[Order]]:
+def _generated(
+    seed: int, count: int, now: datetime, names: dict[str, str]
+) -> tuple[list[Customer], list[Order]]:
+    """Make `count` customers, each with one to three orders."""
     pick = random.Random(seed)
     customers, orders = [], []
     for number in range(count):
+        customer_id, name = f"G{number:04d}", f"Customer {number}"
         language = pick.choice(("zh", "zh", "en"))
-        customer_id = f"G{number:04d}"
-        customers.append(
-            _customer(
-                customer_id,
-                {"name": f"Customer {number}", "language": language, "account_age": pick.randrange(1, 2000)},
-                now,
-            )
-        )
+        account = {"name": name, "language": language, "account_age": pick.randrange(1, 2000)}
+        customers.append(_customer(customer_id, account, now))
         for place in range(pick.randrange(1, 4)):
             item, category = pick.choice(GENERATED_ITEMS[language])
             order_id = str(pick.randrange(10**9, 10**10))
@@ -142,7 +168,8 @@ def _generated(seed: int, count: int, now: datetime, names: dict[str, str]) -> t
                 "item": item,
                 "category": category,
                 "amount": pick.randrange(20, 3000),
+                "language": language,
+                "recipient": name,
             }
-            values |= {"language": language, "recipient": f"Customer {number}"}
             orders.append(_order(values | pick.choice(HISTORIES), now, names))
     return customers, orders

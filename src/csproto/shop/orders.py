@@ -1,4 +1,8 @@
-"""The order API: what the shop knows, asked in the name of one customer, and the few changes the assistant may make."""
+"""The order system: what the shop knows about a customer, and the writes of the assistant.
+
+`OrderSystem` is what the desk needs, and `OrderApi` is its implementation on the shop's
+database.
+"""
 
 import random
 import time
@@ -15,40 +19,72 @@ from sqlalchemy.orm import Session
 from sqlalchemy.sql import ColumnElement
 
 from csproto.errors import CsprotoError
-from csproto.shop.store import ONE_OPEN, TICKET_SUMMARY, Audit, ConversationRow, Customer, Order, Ticket
+from csproto.shop.store import (
+    ONE_OPEN,
+    TICKET_SUMMARY,
+    Audit,
+    ConversationRow,
+    Customer,
+    Order,
+    Ticket,
+)
 
 T = TypeVar("T")
 WriteKind = Literal[
-    "return", "withdraw", "urge", "cancel", "address", "invoice", "complaint", "handoff", "payment", "refund_overdue",
-    "trace", "change", "quality", "unavailable"
-]  # fmt: skip
-NO_TICKET = ("cancel", "address", "invoice", "withdraw")
+    "return",
+    "withdraw",
+    "urge",
+    "cancel",
+    "address",
+    "invoice",
+    "complaint",
+    "handoff",
+    "payment",
+    "refund_overdue",
+    "trace",
+    "change",
+    "quality",
+    "unavailable",
+]
+NO_TICKET = ("cancel", "address", "invoice", "withdraw")  # writes that open no ticket
 
 
 class OrderSystemDown(CsprotoError):
-    """The order system failed or did not answer in time. What it was asked to write may or may not have happened."""
+    """The order system failed, or did not answer in time.
+
+    If it was asked to write, the write may or may not have happened.
+    """
 
 
 class OrderMoved(CsprotoError):
-    """The order is no longer as it was when the write was decided on; nothing was written. Decide again."""
+    """The order has changed since the write was decided on, and nothing was written.
+
+    Decide again.
+    """
 
 
 class CustomerUnknown(CsprotoError):
-    """No such customer is on the books."""
+    """The shop has no such customer."""
 
 
 @contextmanager
 def database_errors_typed() -> Iterator[None]:
-    """Raise OrderSystemDown for a database that is gone, silent, full or not to be written."""
+    """Raise OrderSystemDown for a database that is gone, silent, full or read-only."""
     try:
         yield
     except SQLAlchemyError as error:
-        raise OrderSystemDown(f"The shop's database cannot be used: {_first_line(error)} Try again later.") from error
+        raise OrderSystemDown(
+            f"The shop's database cannot be used: {_first_line(error)} Try again later."
+        ) from error
 
 
 @dataclass(frozen=True)
 class OrderView:
-    """One order as the policy sees it. Times are UTC, `amount` is in cents."""
+    """One order as the policy sees it.
+
+    Times are in UTC. amount: in cents. The other fields have the values of
+    `store.Order`.
+    """
 
     id: str
     item: str
@@ -75,27 +111,41 @@ class OrderView:
 
 @dataclass(frozen=True)
 class CustomerFacts:
-    """Everything a decision may look at for one customer; orders newest first."""
+    """Everything about a customer on which a decision may depend.
+
+    orders: newest first.
+    urged_at: order id to the time of its last urge ticket.
+    open_tickets: kind and order id of the tickets that no human has closed yet.
+    language: that of the customer's account, `zh` or `en`.
+    """
 
     customer_id: str
     orders: tuple[OrderView, ...]
     joined_at: datetime
     failed_payments: int = 0
     address_matches: bool = True
-    urged_at: Mapping[str, datetime] = field(default_factory=dict)  # order id to the time of its last urge ticket
-    open_tickets: frozenset[tuple[str, str]] = frozenset()  # kind and order id of what a human has not closed yet
-    language: str = "zh"  # of the customer's account
+    urged_at: Mapping[str, datetime] = field(default_factory=dict)
+    open_tickets: frozenset[tuple[str, str]] = frozenset()
+    language: str = "zh"
 
     def order(self, order_id: str) -> OrderView | None:
-        """This customer's order, or None: somebody else's looks like one that does not exist."""
+        """Return this customer's order with the id, or None.
+
+        Another customer's order is not found, just like one that does not exist.
+        """
         return next((o for o in self.orders if o.id == order_id), None)
 
 
 @dataclass(frozen=True)
 class Write:
-    """A change the order system is asked to make; all but those of `NO_TICKET` open a ticket.
+    """A change that the order system is asked to make.
 
-    changes: the order's fields that get a new value, for `address` and `invoice`.
+    All kinds except those in NO_TICKET open a ticket.
+
+    detail: the text for the ticket.
+    escalated: whether the ticket goes to the front of the queue.
+    changes: for `address`, the order's fields that get a new value; for `invoice`, its
+        `title` and `tax_id`.
     """
 
     kind: WriteKind
@@ -106,13 +156,14 @@ class Write:
 
 
 def foreseen(facts: CustomerFacts, write: Write, now: datetime) -> CustomerFacts:
-    """What will be known of the customer once a write is made, for whatever is decided after it."""
+    """Return the facts as they will be once a write is made, for the decisions after it."""
     order = facts.order(write.order_id) if write.order_id else None
     changes: dict[str, Any] = {}
     match write.kind:
         case "cancel":
-            refund = {"refund": "approved", "refund_at": now} if order and order.status == "paid" else {}
-            changes = {"status": "cancelled", "cancelled_at": now} | refund
+            changes = {"status": "cancelled", "cancelled_at": now}
+            if order and order.status == "paid":
+                changes |= {"refund": "approved", "refund_at": now}
         case "return":
             changes = {"refund": "requested", "refund_at": now}
         case "withdraw":
@@ -122,28 +173,45 @@ def foreseen(facts: CustomerFacts, write: Write, now: datetime) -> CustomerFacts
         case "address":
             changes = dict(write.changes)
     orders = tuple(replace(o, **changes) if o is order else o for o in facts.orders)
-    opened = facts.open_tickets if write.kind in NO_TICKET else facts.open_tickets | {(write.kind, write.order_id)}
+
+    tickets = facts.open_tickets
+    if write.kind not in NO_TICKET:
+        tickets |= {(write.kind, write.order_id)}
     if write.kind == "withdraw":
-        opened -= {("return", write.order_id)}
-    urged = {**facts.urged_at, write.order_id: now} if write.kind == "urge" else facts.urged_at
-    return replace(facts, orders=orders, open_tickets=opened, urged_at=urged)
+        tickets -= {("return", write.order_id)}
+    urged = facts.urged_at
+    if write.kind == "urge":
+        urged = {**urged, write.order_id: now}
+    return replace(facts, orders=orders, open_tickets=tickets, urged_at=urged)
 
 
 @dataclass
 class Faults:
-    """Troubles that can be switched on, to see what the assistant makes of them."""
+    """Faults of the order system that can be switched on, to see how the assistant copes.
 
-    latency: float = 0.0  # seconds before each answer
-    error_rate: float = 0.0  # share of calls that fail before anything happened
-    timeout_rate: float = 0.0  # share of calls that never answer (as far as the caller can tell)
-    half_done_rate: float = 0.0  # share of writes that happen, though the caller is told they failed
+    latency: seconds before each answer.
+    error_rate: the share of calls that fail before anything happens.
+    timeout_rate: the share of calls that, as far as the caller can tell, never answer.
+    half_done_rate: the share of writes that happen although the caller is told that
+        they failed.
+    """
+
+    latency: float = 0.0
+    error_rate: float = 0.0
+    timeout_rate: float = 0.0
+    half_done_rate: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
         self._random = random.Random(self.seed)
 
     def before(self, patience: float) -> None:
-        """Delay or fail a call before it does anything. patience: the seconds its caller is ready to wait."""
+        """Delay a call, or let it fail before it does anything.
+
+        patience: the seconds that the caller is ready to wait.
+
+        Raises OrderSystemDown.
+        """
         if self.latency:
             time.sleep(max(0.0, min(self.latency, patience)))
         if self.latency > patience:
@@ -154,7 +222,7 @@ class Faults:
             raise OrderSystemDown("The order system did not answer in time.")
 
     def after_write(self) -> None:
-        """Lose the answer to a write that has happened."""
+        """Lose the answer to a write that has happened. Raises OrderSystemDown."""
         if self._random.random() < self.half_done_rate:
             raise OrderSystemDown("The connection to the order system broke during a write.")
 
@@ -163,12 +231,15 @@ class OrderSystem(Protocol):
     """What the desk needs of a shop's orders. Every call names the signed-in customer."""
 
     def facts(self, customer_id: str) -> CustomerFacts:
-        """What is known of a customer. Raises OrderSystemDown and CustomerUnknown."""
+        """Return what is known about a customer. Raises OrderSystemDown and CustomerUnknown."""
 
     def write(self, key: str, customer_id: str, write: Write, now: datetime, why: str) -> int:
-        """Make one change; a key seen before changes nothing. Returns its ticket's number, or 0.
+        """Make one change, and return the number of its ticket, or 0 if it has none.
 
-        why: the rule that asked for it. Raises OrderSystemDown, OrderMoved and CustomerUnknown.
+        key: a key that was used before changes nothing.
+        why: the rule that asked for the change.
+
+        Raises OrderSystemDown, OrderMoved and CustomerUnknown.
         """
 
     def leave_ticket(self, key: str, customer_id: str, summary: str, now: datetime) -> int:
@@ -176,50 +247,82 @@ class OrderSystem(Protocol):
 
 
 class OrderApi:
-    """The shop's order system for the assistant. Every call names the signed-in customer; every write carries a key and is done once."""
+    """The shop's order system for the assistant, on the shop's database.
 
-    def __init__(self, engine: Engine, faults: Faults | None = None, attempts: int = 3, budget: float = 2.0) -> None:
+    Every call names the signed-in customer. Every write has a key and is made once.
+
+    attempts: the tries of one call.
+    budget: the seconds for all tries of one call.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        faults: Faults | None = None,
+        attempts: int = 3,
+        budget: float = 2.0,
+    ) -> None:
         self.engine = engine
         self.faults = faults or Faults()
-        self.attempts, self.budget = attempts, budget  # tries per call, seconds for all of them
+        self.attempts, self.budget = attempts, budget
 
     def known(self, customer_id: str) -> None:
-        """Raise CustomerUnknown unless the customer is on the books, OrderSystemDown when these cannot be read. No fault applies: it is the session's own table."""
+        """Raise CustomerUnknown unless the shop has this customer.
+
+        Raises OrderSystemDown if the database cannot be read. `faults` do not apply,
+        because this asks the session's own table and not the order system.
+        """
         with database_errors_typed(), self.engine.connect() as connection:
             _customer(connection, customer_id)
 
     def facts(self, customer_id: str) -> CustomerFacts:
-        """What is known of a customer. Raises OrderSystemDown, and CustomerUnknown for one who was erased meanwhile."""
+        """Return what is known about a customer.
+
+        Raises OrderSystemDown, and CustomerUnknown if the customer has been erased.
+        """
         return self._retried(lambda: self._facts(customer_id))
 
     def write(self, key: str, customer_id: str, write: Write, now: datetime, why: str) -> int:
-        """Make one change and its audit row in one transaction; a key seen before changes nothing.
+        """Make one change and its audit row in one transaction.
 
-        why: the rule that asked for it. Returns the number of the ticket that belongs to it, or 0. Raises OrderSystemDown when the retries are used
-        up, OrderMoved when the order is no longer as the rule found it, CustomerUnknown for one who was erased meanwhile.
+        Returns the number of the ticket that belongs to the change, or 0.
+
+        key: a key that was used before changes nothing.
+        why: the rule that asked for the change.
+
+        Raises OrderSystemDown when all tries are used up, OrderMoved if the order is no
+        longer as the rule found it, and CustomerUnknown if the customer has been
+        erased.
         """
         return self._retried(lambda: self._write(key, customer_id, write, now, why), writes=True)
 
     def change(self, session: Session, customer_id: str, write: Write, now: datetime) -> None:
-        """Change the order itself, inside the write's transaction. A shop whose orders live elsewhere overrides this and `facts`, so that repeating it does no harm.
+        """Change the order itself, inside the transaction of the write.
 
-        Raises OrderMoved when the order is no longer as the rule found it.
+        A shop whose orders are elsewhere overrides this method and `facts`. A repeated
+        change must then do no harm.
+
+        Raises OrderMoved if the order is no longer as the rule found it.
         """
-        _change(write, session.get_one(Order, write.order_id, with_for_update=True), customer_id, now)
+        order = session.get_one(Order, write.order_id, with_for_update=True)
+        _change(write, order, customer_id, now)
 
     def leave_ticket(self, key: str, customer_id: str, summary: str, now: datetime) -> int:
-        """Leave a wish that could not be served to a human. Raises OrderSystemDown when the database cannot be used.
+        """Leave a wish that could not be served to a human. Returns the ticket's number.
 
-        The ticket system is apart from the order system and its faults.
+        The ticket system is separate from the order system, so `faults` do not apply.
+
+        Raises OrderSystemDown if the database cannot be used.
         """
         write = Write("unavailable", detail=summary, escalated=True)
         with database_errors_typed():
             return self._write(key, customer_id, write, now, "system.unavailable")
 
     def forget(self, customer_id: str) -> None:
-        """Erase a customer with everything that names them. Raises OrderSystemDown.
+        """Erase a customer and everything that names them. Raises OrderSystemDown.
 
-        Writes in their name that are under way are waited for, later ones are refused.
+        It waits for writes for this customer that are under way. Later ones are
+        refused.
         """
         with database_errors_typed(), Session(self.engine) as session, session.begin():
             session.get(Customer, customer_id, with_for_update=True)
@@ -228,15 +331,20 @@ class OrderApi:
             session.execute(delete(Customer).where(Customer.id == customer_id))
 
     def open_tickets(self) -> list[Ticket]:
-        """What waits for a human, escalated first, then oldest first. Raises OrderSystemDown."""
+        """Return the open tickets: escalated ones first, then the oldest.
+
+        Raises OrderSystemDown.
+        """
+        waiting = (
+            select(Ticket)
+            .where(~Ticket.closed)
+            .order_by(Ticket.escalated.desc(), Ticket.created_at, Ticket.id)
+        )
         with database_errors_typed(), Session(self.engine, expire_on_commit=False) as session:
-            return list(
-                session.scalars(
-                    select(Ticket).where(~Ticket.closed).order_by(Ticket.escalated.desc(), Ticket.created_at, Ticket.id)
-                )
-            )
+            return list(session.scalars(waiting))
 
     def _retried(self, call: Callable[[], T], writes: bool = False) -> T:
+        """Make a call, with the faults, until it succeeds or its tries or its time run out."""
         deadline = time.monotonic() + self.budget
         for attempt in range(1, self.attempts + 1):
             try:
@@ -248,7 +356,8 @@ class OrderApi:
             except (OrderSystemDown, SQLAlchemyError) as error:
                 if attempt == self.attempts or time.monotonic() > deadline:
                     raise OrderSystemDown(
-                        f"The order system could not be reached after {attempt} tries: {_first_line(error)} Try again later."
+                        f"The order system could not be reached after {attempt} tries: "
+                        f"{_first_line(error)} Try again later."
                     ) from error
                 time.sleep(0.02 * 2**attempt)
         raise AssertionError("unreachable")
@@ -257,7 +366,9 @@ class OrderApi:
         with Session(self.engine) as session:
             joined_at, failed_payments, address_matches, language = _customer(session, customer_id)
             orders = session.scalars(
-                select(Order).where(Order.customer_id == customer_id).order_by(Order.created_at.desc(), Order.id)
+                select(Order)
+                .where(Order.customer_id == customer_id)
+                .order_by(Order.created_at.desc(), Order.id)
             )
             tickets = session.execute(
                 select(Ticket.kind, Ticket.order_id, Ticket.created_at, Ticket.closed)
@@ -279,17 +390,22 @@ class OrderApi:
         try:
             with Session(self.engine) as session, session.begin():
                 audit = Audit(
-                    key=key, at=now, customer_id=customer_id, order_id=write.order_id, action=write.kind, rule=why
+                    key=key,
+                    at=now,
+                    customer_id=customer_id,
+                    order_id=write.order_id,
+                    action=write.kind,
+                    rule=why,
                 )
                 session.add(audit)
-                session.flush()  # the second use of a key fails here, before anything else is touched
+                # The second use of a key fails here, before anything else is changed.
+                session.flush()
                 _customer(session, customer_id, lock=True)
                 if write.order_id:
                     self.change(session, customer_id, write, now)
                 if write.kind == "withdraw":
-                    session.execute(
-                        update(Ticket).where(*_open(customer_id, write.order_id, "return")).values(closed=True)
-                    )
+                    returns = _open(customer_id, write.order_id, "return")
+                    session.execute(update(Ticket).where(*returns).values(closed=True))
                 if write.kind in NO_TICKET:
                     return 0
                 ticket = _ticket(session, customer_id, write, now)
@@ -301,7 +417,10 @@ class OrderApi:
             return number
 
     def _ticket_of(self, key: str) -> int | None:
-        """The ticket an earlier use of this key opened, 0 if it opened none, None if the key is new."""
+        """Return the number of the ticket that an earlier use of this key opened.
+
+        Returns 0 if that use opened none, and None if the key is new.
+        """
         with Session(self.engine) as session:
             audit = session.get(Audit, key)
             if audit is None:
@@ -309,7 +428,8 @@ class OrderApi:
             return 0 if audit.action in NO_TICKET else int(audit.detail.removeprefix("ticket "))
 
 
-STANDS: dict[str, Callable[[Order], bool]] = {  # what must be true of an order when a write reaches it
+# What must be true of an order when a write reaches it.
+STANDS: dict[str, Callable[[Order], bool]] = {
     "cancel": lambda o: o.status in ("unpaid", "paid"),
     "address": lambda o: o.status in ("unpaid", "paid"),
     "invoice": lambda o: o.status in ("paid", "shipped", "delivered") and o.invoice == "none",
@@ -321,23 +441,30 @@ STANDS: dict[str, Callable[[Order], bool]] = {  # what must be true of an order 
 
 
 def _change(write: Write, order: Order, customer_id: str, now: datetime) -> None:
-    """The change of state a write means. The row is locked: what is checked here cannot change before the write. Raises OrderMoved."""
+    """Change an order as a write asks.
+
+    order: its row must be locked, so that it cannot change between check and write.
+
+    Raises OrderMoved, and PermissionError if the order is another customer's.
+    """
     if order.customer_id != customer_id:
         raise PermissionError("a write must never reach another customer's order")
     if not STANDS.get(write.kind, lambda o: True)(order):
         raise OrderMoved(
-            f"Order {order.id} has changed while the wish was looked at ({write.kind} no longer applies). Send the message again."
+            f"Order {order.id} has changed while the wish was looked at "
+            f"({write.kind} no longer applies). Send the message again."
         )
     if write.kind == "cancel":
         if order.paid_at:
             order.refund, order.refund_at = "approved", now
         order.cancelled_at = now
     elif write.kind == "address":
-        for name, value in (write.changes or {"address": write.detail}).items():
+        for name, value in write.changes.items():
             setattr(order, name, value)
     elif write.kind == "invoice":
         order.invoice = "issued"
-        order.invoice_title, order.tax_id = write.changes.get("title", ""), write.changes.get("tax_id", "")
+        order.invoice_title = write.changes.get("title", "")
+        order.tax_id = write.changes.get("tax_id", "")
     elif write.kind == "return":
         order.refund, order.refund_at = "requested", now
     elif write.kind == "withdraw":
@@ -345,18 +472,28 @@ def _change(write: Write, order: Order, customer_id: str, now: datetime) -> None
 
 
 def _open(customer_id: str, order_id: str, kind: str) -> tuple[ColumnElement[bool], ...]:
-    return Ticket.customer_id == customer_id, Ticket.order_id == order_id, Ticket.kind == kind, ~Ticket.closed
+    """Return the conditions for the open tickets of one kind for one order."""
+    return (
+        Ticket.customer_id == customer_id,
+        Ticket.order_id == order_id,
+        Ticket.kind == kind,
+        ~Ticket.closed,
+    )
 
 
 def _ticket(session: Session, customer_id: str, write: Write, now: datetime) -> Ticket:
-    """The ticket of a write: a new one, or the open one it belongs to, which then knows what was said again."""
-    if write.kind in ONE_OPEN and (
-        ticket := session.scalars(select(Ticket).where(*_open(customer_id, write.order_id, write.kind))).first()
-    ):
-        if write.detail not in ticket.summary:
-            ticket.summary = f"{ticket.summary}\n{write.detail}"[:TICKET_SUMMARY]
-        ticket.escalated = ticket.escalated or write.escalated
-        return ticket
+    """Return the ticket of a write.
+
+    It is a new one, unless the kind is in ONE_OPEN and a ticket is open: then the
+    write's detail is added to that ticket.
+    """
+    if write.kind in ONE_OPEN:
+        open_ones = select(Ticket).where(*_open(customer_id, write.order_id, write.kind))
+        if ticket := session.scalars(open_ones).first():
+            if write.detail not in ticket.summary:
+                ticket.summary = f"{ticket.summary}\n{write.detail}"[:TICKET_SUMMARY]
+            ticket.escalated = ticket.escalated or write.escalated
+            return ticket
     ticket = Ticket(
         customer_id=customer_id,
         order_id=write.order_id,
@@ -370,14 +507,25 @@ def _ticket(session: Session, customer_id: str, write: Write, now: datetime) -> 
     return ticket
 
 
-def _customer(database: Session | Connection, customer_id: str, lock: bool = False) -> Row[datetime, int, bool, str]:
-    """Since when, failed payments and whether the addresses match; columns only, because every turn asks. `lock` makes an erasure wait. Raises CustomerUnknown."""
-    columns = select(Customer.joined_at, Customer.failed_payments, Customer.address_matches, Customer.language)
-    found = columns.where(Customer.id == customer_id)
+def _customer(
+    database: Session | Connection, customer_id: str, lock: bool = False
+) -> Row[datetime, int, bool, str]:
+    """Return a customer's joined_at, failed_payments, address_matches and language.
+
+    Only these columns are read, because every turn asks for them.
+
+    lock: makes an erasure of the customer wait for this transaction.
+
+    Raises CustomerUnknown.
+    """
+    found = select(
+        Customer.joined_at, Customer.failed_payments, Customer.address_matches, Customer.language
+    ).where(Customer.id == customer_id)
     row = database.execute(found.with_for_update(read=True) if lock else found).one_or_none()
     if row is None:
         raise CustomerUnknown(
-            f"There is no customer {customer_id}. Create the demo data with `csproto db init`, or name another customer."
+            f"There is no customer {customer_id}. "
+            "Create the demo data with `csproto db init`, or name another customer."
         )
     return row
 

@@ -1,4 +1,7 @@
-"""The tables of the shop. SQLAlchemy, so that SQLite serves the demo and PostgreSQL a deployment."""
+"""The tables of the shop's database, and connections to it.
+
+SQLAlchemy lets the demo use SQLite and a deployment PostgreSQL.
+"""
 
 import time
 from collections.abc import Generator
@@ -6,15 +9,29 @@ from contextlib import nullcontext
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import JSON, ForeignKey, Index, String, TypeDecorator, create_engine, event, inspect, make_url, text
+from sqlalchemy import (
+    JSON,
+    ForeignKey,
+    Index,
+    String,
+    TypeDecorator,
+    create_engine,
+    event,
+    inspect,
+    make_url,
+    text,
+)
 from sqlalchemy import DateTime as SqlDateTime
-from sqlalchemy.engine import Connection, Dialect, Engine
+from sqlalchemy.engine import URL, Connection, Dialect, Engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-SCHEMA = "0004"  # the newest of csproto.shop.migrations, which make the tables below
-CONNECTING = 3  # seconds to reach a database server, and to get one of the pool's connections
+SCHEMA = "0004"  # the newest step of csproto.shop.migrations, which makes the tables below
+CONNECTING = 3  # seconds to reach a database server, and to get a connection from the pool
 PATIENCE = 4.0  # seconds for one statement: each takes milliseconds, and a customer waits for it
 TICKET_SUMMARY = 2_000  # characters
+
+# A customer has at most one open ticket of each of these kinds for an order. Asking
+# again adds to that ticket.
 ONE_OPEN = (
     "payment",
     "refund_overdue",
@@ -23,11 +40,16 @@ ONE_OPEN = (
     "change",
     "quality",
     "handoff",
-)  # of these a customer has one open ticket per order: asking again adds to it
+)
+_STILL_OPEN = text(f"NOT closed AND kind IN {ONE_OPEN}")
 
 
 class Instant(TypeDecorator[datetime]):
-    """A moment in UTC. SQLite forgets time zones, so they are taken off going in and put back coming out."""
+    """A moment in UTC.
+
+    SQLite forgets time zones, so the time zone is removed when a moment is written and
+    set to UTC when it is read.
+    """
 
     impl = SqlDateTime
     cache_ok = True
@@ -51,7 +73,8 @@ class Customer(Base):
     language: Mapped[str] = mapped_column(String(2))
     joined_at: Mapped[datetime]
     failed_payments: Mapped[int] = mapped_column(default=0)  # in the last thirty days
-    address_matches: Mapped[bool] = mapped_column(default=True)  # delivery against payment address
+    # Whether the address of the delivery is that of the payment.
+    address_matches: Mapped[bool] = mapped_column(default=True)
 
 
 class Order(Base):
@@ -77,7 +100,8 @@ class Order(Base):
     carrier: Mapped[str] = mapped_column(String(40), default="")
     tracking_number: Mapped[str] = mapped_column(String(40), default="")
     payment: Mapped[str] = mapped_column(String(12), default="ok")  # ok, failed, duplicate
-    refund: Mapped[str] = mapped_column(String(12), default="none")  # none, requested, approved, paid
+    # none, requested, approved, paid
+    refund: Mapped[str] = mapped_column(String(12), default="none")
     refund_at: Mapped[datetime | None]
     invoice: Mapped[str] = mapped_column(String(12), default="none")  # none, issued
     invoice_title: Mapped[str] = mapped_column(String(200), default="")
@@ -85,7 +109,7 @@ class Order(Base):
 
     @property
     def status(self) -> str:
-        """unpaid, paid, shipped, delivered or cancelled, from the times that are set."""
+        """unpaid, paid, shipped, delivered or cancelled, according to the times that are set."""
         if self.cancelled_at:
             return "cancelled"
         if self.delivered_at:
@@ -95,19 +119,26 @@ class Order(Base):
         return "paid" if self.paid_at else "unpaid"
 
 
-_STILL_OPEN = text(f"NOT closed AND kind IN {ONE_OPEN}")
-
-
 class Ticket(Base):
-    """Work for a human: its kind is one of `orders.WriteKind` that opens a ticket.
+    """Work for a human.
 
-    The summary is the customer's own words, unmasked: whoever works on the ticket may have to call back or send something. It goes with the customer.
+    kind: one of those `orders.WriteKind` that open a ticket.
+    summary: the customer's own words, with nothing masked, because whoever works on the
+        ticket may have to call back or send something. It is erased with the customer.
     """
 
     __tablename__ = "ticket"
     __table_args__ = (
-        Index("one_open_ticket", "customer_id", "order_id", "kind", unique=True, sqlite_where=_STILL_OPEN, postgresql_where=_STILL_OPEN),
-    )  # fmt: skip
+        Index(
+            "one_open_ticket",
+            "customer_id",
+            "order_id",
+            "kind",
+            unique=True,
+            sqlite_where=_STILL_OPEN,
+            postgresql_where=_STILL_OPEN,
+        ),
+    )
 
     id: Mapped[int] = mapped_column(primary_key=True)
     customer_id: Mapped[str] = mapped_column(ForeignKey("customer.id"), index=True)
@@ -120,9 +151,11 @@ class Ticket(Base):
 
 
 class Audit(Base):
-    """One row per write the assistant made; its key makes a repeated write a no-op.
+    """One row for each write that the assistant made.
 
-    `detail` names the ticket that was opened and holds nothing the customer wrote: a changed address, say, stands in its order alone.
+    key: lets a repeated write change nothing.
+    detail: names the ticket that was opened. It has nothing that the customer wrote; a
+        changed address, for example, is only in its order.
     """
 
     __tablename__ = "audit"
@@ -137,7 +170,7 @@ class Audit(Base):
 
 
 class ConversationRow(Base):
-    """A conversation as it stands: its transcript and what is open, so that it survives a restart."""
+    """A conversation, which thereby survives a restart: its transcript and its state."""
 
     __tablename__ = "conversation"
 
@@ -150,43 +183,63 @@ class ConversationRow(Base):
 
 
 def open_engine(url: str, patience: float | None = PATIENCE) -> Engine:
-    """An engine that gives up in time, and whose errors never quote the values of a statement.
+    """Return an engine that gives up in time, with no values of a statement in its errors.
 
-    patience: seconds until a statement is given up, None for as long as it takes (a
-    migration of large tables). Reaching PostgreSQL takes CONNECTING seconds at most.
-    SQLite's files wait five seconds for each other, and keep readers and writers apart.
+    patience: the seconds after which a statement is given up; None for as long as it
+        takes, as a migration of large tables needs.
+
+    Reaching PostgreSQL takes CONNECTING seconds at most. Statements on a SQLite file
+    wait five seconds for each other, and readers do not block writers.
     """
     address = make_url(url)
     if address.get_backend_name() == "sqlite":
-        engine = create_engine(address, hide_parameters=True)
+        return _sqlite_engine(address)
 
-        @event.listens_for(engine, "connect")
-        def pragmas(connection, _record) -> None:  # type: ignore[no-untyped-def]
-            for pragma in ("journal_mode=WAL", "busy_timeout=5000", "foreign_keys=ON", "synchronous=NORMAL"):
-                connection.execute(f"PRAGMA {pragma}")
-
-        return engine
     arguments: dict[str, Any] = {}
     if address.get_backend_name() == "postgresql":
         arguments["connect_timeout"] = CONNECTING
-        if patience and "options" not in address.query:  # a URL may say otherwise, to pass PgBouncer for one
+        # A URL may have options of its own, to get through PgBouncer for example.
+        if patience and "options" not in address.query:
             arguments["options"] = f"-c statement_timeout={patience * 1000:.0f}"
-    # A server may have closed a kept connection; a file does not.
     engine = create_engine(
-        address, pool_pre_ping=True, pool_timeout=CONNECTING, hide_parameters=True, connect_args=arguments
+        address,
+        pool_pre_ping=True,  # a server, unlike a file, may have closed a kept connection
+        pool_timeout=CONNECTING,
+        hide_parameters=True,
+        connect_args=arguments,
     )
     if patience and engine.driver == "psycopg":
         connect = _bounded(patience + 1).connect
-        event.listen(engine, "do_connect", lambda _dialect, _record, words, options: connect(*words, **options))
+        event.listen(
+            engine,
+            "do_connect",
+            lambda _dialect, _record, words, options: connect(*words, **options),
+        )
+    return engine
+
+
+def _sqlite_engine(address: URL) -> Engine:
+    engine = create_engine(address, hide_parameters=True)
+
+    @event.listens_for(engine, "connect")
+    def set_pragmas(connection, _record) -> None:  # type: ignore[no-untyped-def]
+        for pragma in (
+            "journal_mode=WAL",
+            "busy_timeout=5000",
+            "foreign_keys=ON",
+            "synchronous=NORMAL",
+        ):
+            connection.execute(f"PRAGMA {pragma}")
+
     return engine
 
 
 def _bounded(patience: float) -> Any:
-    """The connection class of psycopg, for connections that wait `patience` seconds for any one answer.
+    """Return a connection class of psycopg that waits `patience` seconds for any one answer.
 
-    PostgreSQL's own `statement_timeout` ends a slow statement, but a server that hangs as
-    a whole (stopped, its disk or its network gone) never gets round to it, and psycopg
-    waits for ever. Everything it waits for, it waits for in `wait`.
+    PostgreSQL's own `statement_timeout` ends a slow statement. A server that hangs as a
+    whole, because it is stopped or has lost its disk or its network, cannot end
+    anything, and psycopg would wait for ever. It does all its waiting in `wait`.
     """
     from psycopg import Connection, OperationalError
 
@@ -195,15 +248,22 @@ def _bounded(patience: float) -> Any:
             return super().wait(self._in_time(gen), *rest, **options)
 
         def _in_time(self, gen: Any) -> Generator[Any, Any, Any]:
-            """The same steps. psycopg resumes them every 0.1 s, whether the socket has something or not."""
+            """Go through the steps of `gen`, and raise OperationalError after `patience`.
+
+            psycopg resumes the steps every 0.1 s, even if the socket has nothing to
+            read.
+            """
             deadline = time.monotonic() + patience
             try:
                 wish = next(gen)
                 while True:
                     ready = yield wish
                     if not ready and time.monotonic() > deadline:
-                        self.close()  # its answer, should one come, would be taken for the next one's
-                        raise OperationalError(f"the database has not answered for {patience:.0f} s")
+                        # A late answer would be taken for that of the next statement.
+                        self.close()
+                        raise OperationalError(
+                            f"the database has not answered for {patience:.0f} s"
+                        )
                     wish = gen.send(ready)
             except StopIteration as end:
                 return end.value
@@ -212,9 +272,15 @@ def _bounded(patience: float) -> Any:
 
 
 def schema_of(database: Engine | Connection) -> str:
-    """The number of the migration a database stands at; "" for an empty one, "0001" for one from before there were migrations."""
+    """Return the number of the migration that a database has reached.
+
+    It is "" for an empty database, and "0001" for one that was made before there were
+    migrations.
+    """
     tables = inspect(database).get_table_names()
     if "alembic_version" not in tables:
         return "0001" if "customer" in tables else ""
-    with database.connect() if isinstance(database, Engine) else nullcontext(database) as connection:
+    with (
+        database.connect() if isinstance(database, Engine) else nullcontext(database)
+    ) as connection:
         return connection.scalar(text("SELECT version_num FROM alembic_version")) or ""

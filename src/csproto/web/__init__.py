@@ -1,4 +1,4 @@
-"""The web page and its JSON API, on the same assistant as the notebook's panel. `csproto web` runs `main`."""
+"""The web page and its JSON API. `csproto web` runs `main`."""
 
 import socket
 from collections.abc import Callable
@@ -14,29 +14,30 @@ def main(
     base_url: str | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> None:
-    """Serve the demo until Ctrl-C. A SGLang server is attached to, or started for as long as the page runs.
+    """Serve the page until Ctrl-C.
 
-    Only loopback is bound unless another host is named. Raises CsprotoError.
+    It uses the model server that is running, or starts one that runs as long as the
+    page. Only this machine can reach the page unless another host is named. Raises
+    CsprotoError.
     """
     import uvicorn
 
-    from csproto.opening import assistant
+    from csproto.opening import open_desk
 
     _check_port(host, port)
-    with assistant(base_url, progress=progress) as desk:
+    with open_desk(base_url, progress=progress) as assistant:
         from csproto.web.app import create_app
 
         shown = f"[{host}]" if ":" in host else host
-        print(
-            f"The page is at http://{shown}:{port}/ and its API at http://{shown}:{port}/docs. Ctrl-C ends it.",
-            flush=True,
-        )
+        page = f"http://{shown}:{port}"
+        print(f"The page is at {page}/ and its API at {page}/docs. Ctrl-C ends it.", flush=True)
         if host not in LOOPBACK:
             print(
-                "Whoever reaches this address can be any demo customer: a real shop signs its visitors in itself (`sign_in` of `create_app`).",
+                "Everybody who can reach this address can be any demo customer. "
+                "A real shop signs its visitors in itself (`sign_in` of `create_app`).",
                 flush=True,
             )
-        app = create_app(desk, hosts=LOOPBACK if host in LOOPBACK else None)
+        app = create_app(assistant, hosts=LOOPBACK if host in LOOPBACK else None)
         uvicorn.run(
             app,
             host=host,
@@ -49,7 +50,7 @@ def main(
 
 
 def _check_port(host: str, port: int) -> None:
-    """Find out before a server is started for nothing."""
+    """Raise CsprotoError if the port is taken, before a server is started for nothing."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -57,5 +58,6 @@ def _check_port(host: str, port: int) -> None:
             probe.bind((host, port))
         except OSError as error:
             raise CsprotoError(
-                f"The page cannot be served at {host}:{port}: {error.strerror}. Name another --port or --host."
+                f"The page cannot be served at {host}:{port}: {error.strerror}. "
+                "Name another --port or --host."
             ) from error

@@ -1,4 +1,4 @@
-"""The application: the page, the JSON API, and the chat behind each cookie."""
+"""The web application: the page, the JSON API, and a chat for each visitor."""
 
 import json
 import logging
@@ -18,13 +18,15 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from csproto import settings
-from csproto.assistant import Assistant
 from csproto.chat import records
-from csproto.chat.engine import engine_state
+from csproto.chat.engine import engine_state, shop_of
 from csproto.chat.export import FORMATS, exported
 from csproto.chat.messages import Step
-from csproto.chat.session import ChatSession, MessageUnknown, NothingToTakeBack
+from csproto.chat.session import ChatSession, MessageUnknown
 from csproto.chat.words import FOLDER as PANEL
+from csproto.chat.words import interface
+from csproto.desk.assistant import Assistant
+from csproto.desk.conversation import ConversationUnknown
 from csproto.errors import CsprotoError
 from csproto.shop.orders import CustomerUnknown, OrderSystemDown, database_errors_typed
 from csproto.web import schema
@@ -42,23 +44,23 @@ STATIC = Path(__file__).parent / "static"
 FILES = {
     "chat.js": PANEL / "chat.js",
     "chat.css": PANEL / "chat.css",
-    "words.json": PANEL / "words.json",
     **{name: STATIC / name for name in ("page.js", "page.css", "docs.js")},
 }
-EVENTS = {"triage": "triage", "decision": "part", "done": "turn"}  # SSE event to the part of the step it carries
-REFUSALS = {
-    "rate": (429, 5),
-    "internal": (500, 0),
-}  # status and seconds to wait; 503 and 5 for whatever ails the engine or the database
-OURS = ("MessageRefused",)  # what is wrong with a message is said with status 200, as the blog's page does
+# HTTP status and seconds to wait; it is 503 and 5 if engine or database cannot answer.
+REFUSALS = {"rate": (429, 5), "internal": (500, 0)}
+# What is wrong with a message is said with status 200, as the blog's page does.
+OURS = ("MessageRefused",)
 
 
 class SignedOut(CsprotoError):
-    """Nobody is signed in; a `sign_in` function raises it, and the visitor is told to sign in (401)."""
+    """Nobody is signed in. A `sign_in` function raises it, and the visitor gets a 401."""
 
 
 def demo_sign_in(request: Request, wished: str | None) -> str:
-    """Signs every visitor in as the demo customer they choose. A real shop puts its own function here, and ignores the wish."""
+    """Sign every visitor in as the demo customer they choose.
+
+    A real shop has its own function here, which ignores the wish.
+    """
     return wished or "C001"
 
 
@@ -69,37 +71,44 @@ def create_app(
     limits: Limits | None = None,
     hosts: Collection[str] | None = ("127.0.0.1", "::1", "localhost", "testserver"),
 ) -> FastAPI:
-    """The page and API over an assistant.
+    """Make the page and its API for a desk.
 
-    sign_in: who a visitor is, from the request and the customer they would like to be:
-    the one of their chat, if they have one. It is asked on every request that touches a
-    chat, never on the event loop, and raises SignedOut when nobody is signed in.
-    hosts: names the server answers to; None for any.
+    sign_in: returns who the visitor is. It gets the request and the customer whom the
+        visitor would like to be, which is the one of their chat if they have one. It is
+        called for every request that touches a chat, never on the event loop, and
+        raises SignedOut if nobody is signed in.
+    hosts: the names that the server answers to; None for any.
     """
-    app = FastAPI(title="csproto", description="Customer service on SGLang.", docs_url=None, redoc_url=None)
-    desk = Desk(assistant, sign_in, limits or Limits())
-    app.state.desk = desk
-    app.add_middleware(Guard, limits=desk.limits, hosts=hosts)
-    _add_pages(app)
-    _add_chat(app, desk)
-    _add_session(app, desk)
-    _add_health(app, desk)
+    app = FastAPI(
+        title="csproto",
+        description="Customer service on SGLang.",
+        docs_url=None,
+        redoc_url=None,
+    )
+    site = Site(assistant, sign_in, limits or Limits())
+    app.state.site = site
+    app.add_middleware(Guard, limits=site.limits, hosts=hosts)
+    _add_pages(app, site)
+    _add_chat(app, site)
+    _add_session(app, site)
+    _add_health(app, site)
     _add_errors(app)
     return app
 
 
-class Desk:
+class Site:
     """What the routes share."""
 
     def __init__(self, assistant: Assistant, sign_in: SignIn, limits: Limits) -> None:
         self.assistant, self.sign_in, self.limits = assistant, sign_in, limits
-        self.visitors, self.slots, self.health = Visitors(limits), Slots(limits.running), Health(assistant)
+        self.visitors, self.slots = Visitors(limits), Slots(limits.running)
+        self.health = Health(assistant)
 
     def visitor(self, request: Request) -> tuple[str, Visitor | None]:
-        """The customer who is signed in now, and their chat if they have one. Raises SignedOut.
+        """Return the customer who is signed in, and their chat if they have one.
 
-        A cookie alone opens no chat: once another customer is signed in, the chat of the
-        one before is stopped and gone.
+        A cookie alone opens no chat: if another customer is signed in, the chat of the
+        one before is stopped and forgotten. Raises SignedOut.
         """
         visitor = self.visitors.find(request.cookies.get(COOKIE))
         customer = self.sign_in(request, visitor.chat.customer_id if visitor else None)
@@ -109,43 +118,59 @@ class Desk:
         return customer, visitor
 
     def known(self, request: Request) -> Visitor:
-        """Who asks. Raises SignedOut, and Refused(404) for one without a chat."""
+        """Return the visitor. Raises SignedOut, and Refused(404) for one without a chat."""
         _, visitor = self.visitor(request)
         if visitor is None:
             raise Refused(404, "not_found")
         return visitor
 
-    def admitted(self, request: Request, response_headers: dict[str, str]) -> Visitor:
-        """Who asks; somebody new gets a chat and a cookie. Raises SignedOut, CustomerUnknown, OrderSystemDown."""
-        customer, visitor = self.visitor(request)
-        return visitor or self.begun(customer, request, response_headers)
+    def admitted(self, request: Request, headers: dict[str, str]) -> Visitor:
+        """Return the visitor; a new one gets a chat, and a cookie among the headers.
 
-    def begun(
-        self, customer: str, request: Request, response_headers: dict[str, str], before: Visitor | None = None
-    ) -> Visitor:
-        """A new chat of a signed-in customer, and its cookie; `before` makes room for it.
-
-        A chat never changes hands: a request that has just been let in to one would find
-        another customer's. Raises CustomerUnknown.
+        Raises SignedOut, CustomerUnknown and OrderSystemDown.
         """
-        chat = ChatSession(self.assistant, customer, reasons=False)
+        customer, visitor = self.visitor(request)
+        return visitor or self.begin(customer, request, headers)
+
+    def begin(
+        self,
+        customer: str,
+        request: Request,
+        headers: dict[str, str],
+        *,
+        before: Visitor | None = None,
+        conversation: str = "",
+    ) -> Visitor:
+        """Begin a new chat of a signed-in customer, with its cookie among the headers.
+
+        A chat never gets another customer: a request that was admitted just before
+        would find the wrong chat.
+
+        before: the chat that the new one replaces.
+        conversation: the number of a conversation to take up again, or empty.
+
+        Raises CustomerUnknown, ConversationUnknown and OrderSystemDown.
+        """
+        chat = ChatSession(self.assistant, customer, conversation_id=conversation, reasons=False)
         if before:
             self.visitors.remove(before)
         visitor, cookie = self.visitors.add(chat)
         secure = "; Secure" if request.url.scheme == "https" else ""
-        response_headers["Set-Cookie"] = (
-            f"{COOKIE}={cookie}; HttpOnly; SameSite=Strict; Path=/; Max-Age={self.limits.session_age:.0f}{secure}"
+        headers["Set-Cookie"] = (
+            f"{COOKIE}={cookie}; HttpOnly; SameSite=Strict; Path=/; "
+            f"Max-Age={self.limits.session_age:.0f}{secure}"
         )
         return visitor
 
     def state(self, customer: str, visitor: Visitor | None) -> dict[str, Any]:
-        """A customer's chat as the page shows it. Raises OrderSystemDown."""
+        """Return a customer's chat as the page shows it. Raises OrderSystemDown."""
         customers: list[dict[str, str]] = []
         if self.sign_in is demo_sign_in:
             with database_errors_typed():
-                customers = records.customers(self.assistant.orders.engine)
+                customers = records.customers(shop_of(self.assistant).engine)
         info = {
             "customer": customer,
+            "conversation": visitor.chat.conversation_id if visitor else "",
             "customers": customers,
             "engine": engine_state(self.assistant),
             "busy": bool(visitor and visitor.chat.running),
@@ -153,10 +178,18 @@ class Desk:
         return {"info": info, "messages": visitor.messages() if visitor else []}
 
 
-def _add_pages(app: FastAPI) -> None:
-    """The files, from memory: reading them would take a thread, and all threads may be waiting for the database."""
+def _add_pages(app: FastAPI, site: Site) -> None:
+    """Add the files.
+
+    They are kept in memory: reading them would take a thread, and all threads may be
+    waiting for the database.
+    """
     files = {name: path.read_bytes() for name, path in FILES.items()}
-    page_text, docs_text = ((STATIC / name).read_text(encoding="utf-8") for name in ("page.html", "docs.html"))
+    words = interface(site.assistant.handbook)
+    files["words.json"] = json.dumps(words, ensure_ascii=False).encode()
+    page_text, docs_text = (
+        (STATIC / name).read_text(encoding="utf-8") for name in ("page.html", "docs.html")
+    )
 
     @app.get("/", include_in_schema=False)
     async def page() -> Response:
@@ -173,23 +206,26 @@ def _add_pages(app: FastAPI) -> None:
         return Response(files[name], media_type=mimetypes.guess_type(name)[0])
 
 
-def _add_chat(app: FastAPI, desk: Desk) -> None:
+def _add_chat(app: FastAPI, site: Site) -> None:
     problems = schema.PROBLEMS | schema.MISSING
 
     async def begin(request: Request, text: str) -> tuple[Running | None, dict[str, str]]:
-        """The answer under way, and the headers of the response; None when there is nothing to answer."""
+        """Return the answer under way and the headers of the response.
+
+        There is no answer to an empty message.
+        """
         if len(text) > settings.MAX_MESSAGE_CHARS:
             raise Refused(413, "too_long")
         headers: dict[str, str] = {}
         if not text.strip():
-            await run_in_threadpool(desk.visitor, request)  # signed out, one is told that first
+            await run_in_threadpool(site.visitor, request)  # raises SignedOut
             return None, headers
-        visitor = await run_in_threadpool(desk.admitted, request, headers)
-        return Running(visitor, text, desk.slots), headers
+        visitor = await run_in_threadpool(site.admitted, request, headers)
+        return Running(visitor, text, site.slots), headers
 
     @app.post("/api/chat", response_model=schema.Answer, responses=problems)
     async def chat(request: Request, question: schema.Question) -> Response:
-        """Answer one message as a whole. An empty one is told what to write."""
+        """Answer one message. An empty one is told what to write."""
         running, headers = await begin(request, question.input)
         if running is None:
             return JSONResponse(problem("empty", request.headers))
@@ -202,113 +238,132 @@ def _add_chat(app: FastAPI, desk: Desk) -> None:
         responses=problems | {200: schema.EVENTS},
     )
     async def stream(request: Request, question: schema.Question) -> Response:
-        """Answer one message step by step: events `triage`, `decision`, `token`, and at the end `done` or `error`. `X-Message-Id` names it."""
+        """Answer one message as events.
+
+        `triage` has what was understood, `decision` comes once for each decision,
+        `token` has the reply, and the last one is `done` with the whole answer, or
+        `error`. The header `X-Message-Id` names the message.
+        """
         running, headers = await begin(request, question.input)
         if running is None:
-            return StreamingResponse(
-                iter([_event("error", problem("empty", request.headers))]), media_type="text/event-stream"
-            )
+            told = _event("error", problem("empty", request.headers))
+            return StreamingResponse(iter([told]), media_type="text/event-stream")
         headers["X-Message-Id"] = (await running.first())["message"]["id"]
-        return StreamingResponse(_events(running, request), media_type="text/event-stream", headers=headers)
+        events = _events(running, request)
+        return StreamingResponse(events, media_type="text/event-stream", headers=headers)
 
 
 def _whole(step: Step | None, request: Request, headers: dict[str, str]) -> Response:
+    """Return the response for the last step of an answer."""
     if step and step["step"] == "done":
         return JSONResponse({"response": step["turn"]["reply"]} | step["turn"], headers=headers)
     if step and step["step"] == "failed":
-        code = step["code"]
-        if code in OURS:
-            return JSONResponse(problem(code, request.headers), headers=headers)
-        status, wait = REFUSALS.get(code, (503, 5))
-        return JSONResponse(problem(code, request.headers), status, headers | {"Retry-After": str(wait)})
-    return JSONResponse(problem("network", request.headers), 503, headers | {"Retry-After": "1"})
+        told = problem(step["code"], request.headers)
+        if step["code"] in OURS:
+            return JSONResponse(told, headers=headers)
+        status, wait = REFUSALS.get(step["code"], (503, 5))
+        return JSONResponse(told, status, headers | {"Retry-After": str(wait)})
+    told = problem("network", request.headers)
+    return JSONResponse(told, 503, headers | {"Retry-After": "1"})
 
 
 async def _events(running: Running, request: Request) -> AsyncIterator[str]:
+    """Yield the steps of an answer as server-sent events."""
     async with aclosing(running.steps(request)) as steps:
         async for step in steps:
-            name = step["step"]
-            if name == "token":
-                yield _event(name, {"text": step["text"]})
-            elif name in EVENTS:
-                yield _event(name, step[EVENTS[name]])
-            else:
-                yield _event("error", problem(str(step.get("code", name)), request.headers))
+            match step:
+                case {"step": "triage", "triage": triage}:
+                    sure = {"sure": step["sure"], "runner_up": step["runner_up"]}
+                    yield _event("triage", triage | sure)
+                case {"step": "decision", "decision": decision}:
+                    yield _event("decision", decision)
+                case {"step": "token", "text": text}:
+                    yield _event("token", {"text": text})
+                case {"step": "done", "turn": turn}:
+                    yield _event("done", turn)
+                case _:
+                    code = str(step.get("code", step["step"]))
+                    yield _event("error", problem(code, request.headers))
 
 
 def _event(name: str, data: Any) -> str:
     return f"event: {name}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n"
 
 
-def _add_session(app: FastAPI, desk: Desk) -> None:
-    known = Annotated[Visitor, Depends(desk.known)]
+def _add_session(app: FastAPI, site: Site) -> None:
+    known = Annotated[Visitor, Depends(site.known)]
     problems = schema.PROBLEMS | schema.MISSING
 
     @app.get("/api/session", response_model=schema.SessionState, responses=schema.PROBLEMS)
     def state(request: Request) -> Any:
-        """The visitor's chat; an empty one for somebody new."""
-        return desk.state(*desk.visitor(request))
+        """Return the visitor's chat; an empty one for a new visitor."""
+        return site.state(*site.visitor(request))
 
     @app.post("/api/session", response_model=schema.SessionState, responses=problems)
     def new(request: Request, wish: schema.NewChat) -> Response:
-        """Begin a new conversation."""
+        """Begin a new conversation, or take up an earlier one again."""
         headers: dict[str, str] = {}
-        customer, visitor = desk.visitor(request)
+        customer, visitor = site.visitor(request)
         if wish.customer:
-            customer = desk.sign_in(request, wish.customer)
+            customer = site.sign_in(request, wish.customer)
         if visitor is None:
-            visitor = desk.begun(customer, request, headers)
+            visitor = site.begin(customer, request, headers, conversation=wish.conversation)
         else:
             with visitor.alone(patience=5) as chat:
-                if chat.customer_id == customer:
+                if chat.customer_id == customer and not wish.conversation:
                     chat.renew()
                 else:
-                    visitor = desk.begun(customer, request, headers, visitor)
-        return JSONResponse(desk.state(customer, visitor), headers=headers)
+                    visitor = site.begin(
+                        customer,
+                        request,
+                        headers,
+                        before=visitor,
+                        conversation=wish.conversation,
+                    )
+        return JSONResponse(site.state(customer, visitor), headers=headers)
 
     @app.post("/api/session/stop", response_model=schema.SessionState, responses=problems)
     def stop(request: Request, visitor: known) -> Any:
-        """End the answer under way, and return the chat once it has ended."""
+        """End the answer under way, and return the chat once it has ended.
+
+        An answer that has begun to write is completed.
+        """
         if visitor.stop:
             visitor.stop.set()
         with visitor.alone(patience=5) as chat:
-            return desk.state(chat.customer_id, visitor)
-
-    @app.post("/api/session/undo", response_model=schema.TakenBack, responses=problems)
-    def undo(request: Request, visitor: known, wish: schema.TakeBack) -> Any:
-        """Take the last message back. What it wrote to the order system stays, and a notice in the chat says so."""
-        with visitor.alone(patience=5) as chat:
-            text = chat.again() if wish.again else chat.undo()
-            return desk.state(chat.customer_id, visitor) | {"text": text}
+            return site.state(chat.customer_id, visitor)
 
     @app.post("/api/session/rate", response_model=schema.SessionState, responses=problems)
     def rate(request: Request, visitor: known, thumbs: schema.Thumbs) -> Any:
         """Rate one answer."""
         with visitor.alone(patience=5) as chat:
             chat.rate(thumbs.id, thumbs.rating)
-            return desk.state(chat.customer_id, visitor)
+            return site.state(chat.customer_id, visitor)
 
-    @app.get(
-        "/api/session/export",
-        responses=problems
-        | {200: {"content": {kind: {} for kind in FORMATS.values()}, "description": "The chat as a file."}},
-    )
+    file = {
+        "content": {kind: {} for kind in FORMATS.values()},
+        "description": "The chat as a file.",
+    }
+
+    @app.get("/api/session/export", responses=problems | {200: file})
     def export(
         request: Request,
         visitor: known,
         form: Literal["json", "markdown"] = "markdown",
         language: Literal["zh", "en"] | None = None,
     ) -> Response:
-        """The chat with the reasons for each answer; in the visitor's language unless one is named."""
+        """Return the chat with the reasons for each answer.
+
+        It is in the visitor's language unless another one is named.
+        """
         text = exported(visitor.chat, form, language or visitor_language(request.headers))
         name = "chat.json" if form == "json" else "chat.md"
-        return Response(
-            text, media_type=FORMATS[form], headers={"Content-Disposition": f'attachment; filename="{name}"'}
-        )
+        headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+        return Response(text, media_type=FORMATS[form], headers=headers)
 
 
-def _add_health(app: FastAPI, desk: Desk) -> None:
-    threads = CapacityLimiter(8)  # of its own, for when all others wait for the database
+def _add_health(app: FastAPI, site: Site) -> None:
+    threads = CapacityLimiter(8)  # not the common ones: all may be waiting for the database
 
     @app.get(
         "/health",
@@ -316,17 +371,17 @@ def _add_health(app: FastAPI, desk: Desk) -> None:
         responses={400: schema.PROBLEMS[400], 503: {"model": schema.Unhealthy}},
     )
     async def health() -> Response:
-        """200 only when the engine has just generated a token, and the database has just been written."""
-        reason, versions = await run_sync(desk.health.reason, limiter=threads), desk.health.versions()
+        """Say 200 only if the engine just generated a token and the database was written."""
+        reason = await run_sync(site.health.reason, limiter=threads)
+        versions = site.health.versions()
         if reason:
-            return JSONResponse(
-                {"status": "unavailable", "reason": reason, "versions": versions}, 503, {"Retry-After": "5"}
-            )
+            down = {"status": "unavailable", "reason": reason, "versions": versions}
+            return JSONResponse(down, 503, {"Retry-After": "5"})
         return JSONResponse({"status": "ok", "versions": versions})
 
 
 def _add_errors(app: FastAPI) -> None:
-    """Every error in the shape of an answer; none shows an exception's text."""
+    """Give every error the form of an answer. None shows an exception's text."""
 
     @app.exception_handler(Refused)
     def refused(request: Request, error: Refused) -> Response:
@@ -340,19 +395,21 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(OrderSystemDown)
     @app.exception_handler(SQLAlchemyError)  # of a shop's own `sign_in`
     def down(request: Request, error: Exception) -> Response:
-        logger.error("%s %s: %s", request.method, request.url.path, str(error).partition("\n")[0])
-        return JSONResponse(problem("OrderSystemDown", request.headers), 503, {"Retry-After": "5"})
+        first_line = str(error).partition("\n")[0]
+        logger.error("%s %s: %s", request.method, request.url.path, first_line)
+        told = problem("OrderSystemDown", request.headers)
+        return JSONResponse(told, 503, {"Retry-After": "5"})
 
     @app.exception_handler(CustomerUnknown)
-    def unknown(request: Request, error: CustomerUnknown) -> Response:
-        return JSONResponse(problem("CustomerUnknown", request.headers), 404)
+    @app.exception_handler(ConversationUnknown)
+    def unknown(request: Request, error: Exception) -> Response:
+        return JSONResponse(problem(type(error).__name__, request.headers), 404)
 
     @app.exception_handler(RequestValidationError)
     def invalid(request: Request, error: RequestValidationError) -> Response:
         return JSONResponse(problem("invalid", request.headers), 422)
 
     @app.exception_handler(MessageUnknown)
-    @app.exception_handler(NothingToTakeBack)
     def missing(request: Request, error: Exception) -> Response:
         return JSONResponse(problem("not_found", request.headers), 404)
 

@@ -1,4 +1,7 @@
-"""What every request passes before the application sees it, and what every response carries: plain ASGI, so that streams are not held up."""
+"""Checks every request before the application sees it, and adds headers to every response.
+
+It is plain ASGI, because Starlette's own middleware class would hold streams up.
+"""
 
 import json
 from collections.abc import Collection
@@ -12,8 +15,8 @@ from csproto.chat.words import plain
 from csproto.web.limits import Limits, RateLimit, Refused
 
 CONTENT_SECURITY_POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 HEADERS = {
     "Content-Security-Policy": CONTENT_SECURITY_POLICY,
@@ -30,7 +33,8 @@ HEADERS = {
 class Guard:
     """Checks host, origin, content type, rate and size; adds the security headers.
 
-    hosts: names under which the server may be asked, None for any. A name outside them is an attempt to reach a loopback server by DNS rebinding.
+    hosts: the names under which the server may be asked; None for any. Another name is
+        an attempt to reach a server on this machine by DNS rebinding.
     """
 
     def __init__(self, app: ASGIApp, limits: Limits, hosts: Collection[str] | None) -> None:
@@ -61,21 +65,32 @@ class Guard:
         if scope["method"] in ("GET", "HEAD", "OPTIONS"):
             return
         self._check_origin(headers)
-        if not headers.get("content-type", "").partition(";")[0].strip().lower() == "application/json":
-            raise Refused(415, "invalid")  # a form of another site can send anything but JSON without being asked first
-        if (length := headers.get("content-length", "")).isdigit() and int(length) > self.limits.body:
+        kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind != "application/json":
+            # A form of another site can send anything but JSON without a preflight request.
+            raise Refused(415, "invalid")
+        if (length := headers.get("content-length", "")).isdigit() and int(
+            length
+        ) > self.limits.body:
             raise Refused(413, "too_large")
         client = scope.get("client")
         self.rate.spend(client[0] if client else "")
 
     def _check_origin(self, headers: Headers) -> None:
-        """Browsers say where a request comes from; programs say nothing, and have no cookie that was not given to them."""
+        """Raise Refused(403) if a browser says that another site sent the request.
+
+        Programs say nothing, and have no cookie that was not given to them.
+        """
         origin, site = headers.get("origin"), headers.get("sec-fetch-site")
-        if (origin and origin.partition("://")[2] != headers.get("host")) or site in ("cross-site", "same-site"):
+        foreign = origin and origin.partition("://")[2] != headers.get("host")
+        if foreign or site in ("cross-site", "same-site"):
             raise Refused(403, "foreign")
 
     async def _body(self, receive: Receive) -> bytes:
-        """The whole body. Raises Refused(413) as soon as it is too large, whatever length was announced."""
+        """Return the whole body.
+
+        Raises Refused(413) as soon as it is too large, whatever length was announced.
+        """
         body, more = b"", True
         while more:
             message = await receive()
@@ -89,7 +104,7 @@ class Guard:
 
 
 def _host_name(host: str) -> str | None:
-    """The name in a Host header, without its port."""
+    """Return the name in a Host header, without its port."""
     try:
         return urlsplit(f"//{host}").hostname
     except ValueError:
@@ -97,7 +112,7 @@ def _host_name(host: str) -> str | None:
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:
-    """A `receive` that gives the body that was read, then whatever comes: that the client went away, above all."""
+    """Return a `receive` that gives the body that was read, and then the later messages."""
     given = False
 
     async def replay() -> Message:
@@ -111,20 +126,27 @@ def _replayed(body: bytes, receive: Receive) -> Receive:
 
 
 async def send_refusal(refusal: Refused, scope: Scope, send: Send) -> None:
-    """A refusal as JSON in the shape of every answer."""
+    """Send a refusal in the form of every answer."""
     headers = [(b"content-type", b"application/json")]
     if refusal.retry_after:
         headers.append((b"retry-after", str(refusal.retry_after).encode()))
     await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
-    await send({"type": "http.response.body", "body": json.dumps(problem(refusal.code, Headers(scope=scope))).encode()})
+    body = json.dumps(problem(refusal.code, Headers(scope=scope))).encode()
+    await send({"type": "http.response.body", "body": body})
 
 
 def problem(code: str, headers: Headers) -> dict[str, Any]:
-    """The body of every error: what to do, in the visitor's language, and its code; never an exception's text."""
+    """Return the body of an error: what to do, in the visitor's language, and a code.
+
+    It never has an exception's text.
+    """
     return {"response": plain(code, visitor_language(headers)), "error": code}
 
 
 def visitor_language(headers: Headers) -> str:
-    """`en` where the browser prefers anything but Chinese; programs that say nothing get Chinese, like the blog's."""
+    """Return `en` if the browser prefers another language than Chinese, else `zh`.
+
+    Programs that name no language get Chinese, like the blog's.
+    """
     accepted = headers.get("accept-language", "zh")
     return "zh" if accepted.lower().startswith(("zh", "*")) else "en"

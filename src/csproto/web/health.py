@@ -1,4 +1,4 @@
-"""The truth about engine and database: healthy is who has just generated a token, and just been written."""
+"""Finds out whether the desk can answer: the engine must generate, the database be written."""
 
 import logging
 import platform
@@ -14,12 +14,12 @@ import urllib3
 from sqlalchemy import delete, insert
 from sqlalchemy.engine import Engine
 
-from csproto.assistant import Assistant
-from csproto.chat.engine import engine_state
+from csproto.chat.engine import endpoint_of, engine_state, shop_of
+from csproto.desk.assistant import Assistant
 from csproto.engine.server import bearer
 from csproto.shop.store import ConversationRow
 
-KEPT = 5.0  # seconds an answer is believed
+KEPT = 5.0  # seconds for which a good answer is used again
 PATIENCE = 10.0  # seconds an engine may take for one token
 DATABASE_PATIENCE = 3.0  # seconds a database may take for one small write
 logger = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 class Health:
     """Writes to the database, and asks SGLang's own `/health`, which generates a token.
 
-    Several askers at once share one question.
+    Callers that come at the same time share one answer.
     """
 
     def __init__(self, assistant: Assistant) -> None:
@@ -38,26 +38,31 @@ class Health:
         self._known: tuple[float, str] = (float("-inf"), "")
 
     def reason(self) -> str:
-        """Why nobody can be answered; empty when all is well.
+        """Return why nobody can be answered; empty if everything works.
 
         Takes up to DATABASE_PATIENCE and PATIENCE seconds; call it from a thread.
         """
         came_at = time.monotonic()
         with self._lock:
             answered_at, reason = self._known
-            if answered_at < (
-                came_at if reason else came_at - KEPT
-            ):  # what was found out while we waited is new enough
+            # What was found out while this caller waited is new enough.
+            oldest = came_at if reason else came_at - KEPT
+            if answered_at < oldest:
                 reason = self._ask_database() or self._ask_engine()
                 self._known = time.monotonic(), reason
             return reason
 
     def _ask_database(self) -> str:
-        """A database that hangs is given up after a while, and asked again only once it has let go of the question."""
+        """Write to the database, and give up after DATABASE_PATIENCE seconds.
+
+        A write that still hangs is waited for again, instead of a second one beside it.
+        """
         if self._probe is None or self._probe.done():
             self._probe = Future()
-            work = (self._assistant.orders.engine, self._probe)
-            threading.Thread(target=_write_and_take_back, args=work, name="csproto-health", daemon=True).start()
+            work = (shop_of(self._assistant).engine, self._probe)
+            threading.Thread(
+                target=_write_and_delete, args=work, name="csproto-health", daemon=True
+            ).start()
         try:
             error = self._probe.exception(DATABASE_PATIENCE)
         except TimeoutError:
@@ -69,33 +74,44 @@ class Health:
     def _ask_engine(self) -> str:
         if not engine_state(self._assistant)["ok"]:
             return "The SGLang engine does not answer, or it is still starting."
-        endpoint = self._assistant.endpoint
-        headers = bearer(endpoint.api_key)
+        endpoint = endpoint_of(self._assistant)
         try:
             response = urllib3.request(
-                "GET", f"{endpoint.base_url}/health", headers=headers, timeout=PATIENCE, retries=False
+                "GET",
+                f"{endpoint.base_url}/health",
+                headers=bearer(endpoint.api_key),
+                timeout=PATIENCE,
+                retries=False,
             )
         except urllib3.exceptions.HTTPError:
-            return f"The SGLang engine accepts connections but has generated nothing for {PATIENCE:.0f} s."
-        return "" if response.status == 200 else f"The SGLang engine says it is not healthy (status {response.status})."
+            return (
+                "The SGLang engine accepts connections but has generated nothing for "
+                f"{PATIENCE:.0f} s."
+            )
+        if response.status == 200:
+            return ""
+        return f"The SGLang engine says it is not healthy (status {response.status})."
 
     def versions(self) -> dict[str, Any]:
-        """What runs here."""
+        """Return the versions of what runs here, and the model."""
         found = {name: _version(name) for name in ("csproto", "sglang", "torch", "fastapi")}
-        return found | {"python": platform.python_version(), "model": self._assistant.endpoint.model_name}
+        model = endpoint_of(self._assistant).model_name
+        return found | {"python": platform.python_version(), "model": model}
 
 
-def _write_and_take_back(engine: Engine, outcome: Future[None]) -> None:
+def _write_and_delete(engine: Engine, outcome: Future[None]) -> None:
     """Write a row and delete it again, as every turn writes its conversation.
 
-    A database that is full or read-only can still be read, so reading would say too
-    little. The row is larger than a page of SQLite, because small ones find room longer.
+    A database that is full or read-only can still be read, so reading would not be
+    enough. The row is larger than a page of SQLite, because a full database may still
+    have room for a small one.
     """
-    row = {"id": f"health-{secrets.token_hex(8)}", "customer_id": "", "started_at": datetime.now(UTC)}
+    name, now = f"health-{secrets.token_hex(8)}", datetime.now(UTC)
+    row = {"id": name, "customer_id": "", "started_at": now, "turns": 0, "state": {}}
     try:
         with engine.begin() as connection:
-            connection.execute(insert(ConversationRow).values(**row, turns=0, state={}, transcript=["x" * 5_000]))
-            connection.execute(delete(ConversationRow).where(ConversationRow.id == row["id"]))
+            connection.execute(insert(ConversationRow).values(**row, transcript=["x" * 5_000]))
+            connection.execute(delete(ConversationRow).where(ConversationRow.id == name))
         outcome.set_result(None)
     except BaseException as error:
         outcome.set_exception(error)

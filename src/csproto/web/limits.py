@@ -1,4 +1,4 @@
-"""What one visitor, and all of them together, may ask of the server. Everything that is counted here is bounded itself."""
+"""Limits what one visitor, and all together, may ask of the server."""
 
 import threading
 import time
@@ -15,8 +15,8 @@ class Limits:
     """Sizes in bytes, times in seconds."""
 
     body: int = 16_384
-    burst: int = 30  # requests one address may make at once ...
-    per_minute: float = 60.0  # ... and how many it gets back each minute
+    burst: int = 30  # requests that one address may make at once
+    per_minute: float = 60.0  # requests that it may make in the long run
     running: int = 16  # answers under way, of all visitors together
     sessions: int = 500
     session_age: float = 7_200.0  # since the last message
@@ -25,7 +25,10 @@ class Limits:
 
 @dataclass
 class Refused(CsprotoError):
-    """A request that is refused, with its HTTP status and when to come back; `code` names the words shown."""
+    """A request is refused.
+
+    status: the HTTP status. code: names the words that are shown. retry_after: seconds.
+    """
 
     status: int
     code: str
@@ -34,13 +37,16 @@ class Refused(CsprotoError):
 
 @dataclass
 class RateLimit:
-    """A bucket of tokens per address."""
+    """A token bucket for each address; the addresses not seen for longest are forgotten."""
 
     limits: Limits
     _buckets: OrderedDict[str, tuple[float, float]] = field(default_factory=OrderedDict)
 
     def spend(self, address: str) -> None:
-        """Take one token. Raises Refused(429) when there is none. Called from the event loop only, so without a lock."""
+        """Take one token. Raises Refused(429) if there is none.
+
+        There is no lock, because only the event loop calls this.
+        """
         now, per_second = time.monotonic(), self.limits.per_minute / 60
         tokens, since = self._buckets.pop(address, (float(self.limits.burst), now))
         tokens = min(self.limits.burst, tokens + (now - since) * per_second)
@@ -52,14 +58,14 @@ class RateLimit:
 
 
 class Slots:
-    """How many answers may be under way."""
+    """Limits how many answers are under way at the same time."""
 
     def __init__(self, count: int) -> None:
         self._free = threading.BoundedSemaphore(count)
 
     @contextmanager
     def one(self) -> Iterator[None]:
-        """Hold a slot. Raises Refused(503) when all are taken: waiting would only make the queue longer."""
+        """Hold a slot. Raises Refused(503) if all are taken: a queue would only grow."""
         if not self._free.acquire(blocking=False):
             raise Refused(503, "EngineBusy", retry_after=2)
         try:

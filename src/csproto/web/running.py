@@ -1,4 +1,8 @@
-"""One answer under way: the assistant works in a thread, its steps come out on the event loop, and whoever leaves early frees the engine."""
+"""One answer under way.
+
+The desk works in a thread, and its steps are read on the event loop. If the client goes
+away early, the answer is stopped.
+"""
 
 import asyncio
 import threading
@@ -16,7 +20,11 @@ LOOK = 0.2  # seconds between looks whether the client is still there
 
 
 class Running:
-    """An answer to one message. Raises Refused when the chat or the engine has no room; nothing has happened then."""
+    """An answer to one message.
+
+    Raises Refused if the chat is busy or too many answers are under way; the message
+    has then had no effect.
+    """
 
     def __init__(self, visitor: Visitor, text: str, slots: Slots) -> None:
         self._signal = StopSignal()
@@ -27,7 +35,9 @@ class Running:
             self._chat = held.enter_context(visitor.alone())
             visitor.stop = self._signal
             self._held = held.pop_all()
-        threading.Thread(target=self._work, args=(text,), name="csproto-answer", daemon=True).start()
+        threading.Thread(
+            target=self._work, args=(text,), name="csproto-answer", daemon=True
+        ).start()
 
     def _work(self, text: str) -> None:
         try:
@@ -42,13 +52,16 @@ class Running:
             self._loop.call_soon_threadsafe(self._steps.put_nowait, step)
 
     async def first(self) -> Step:
-        """The `start` step."""
+        """Return the `start` step."""
         step = await self._steps.get()
         assert step is not None
         return step
 
     async def steps(self, request: Request) -> AsyncGenerator[Step]:
-        """The further steps. Ends early when the client goes away; leaving it in any way stops the generation."""
+        """Yield the further steps, until the last one or until the client goes away.
+
+        Leaving the loop in any way stops the answer.
+        """
         try:
             while True:
                 try:
@@ -64,9 +77,9 @@ class Running:
             self._signal.set()
 
     async def last(self, request: Request) -> Step | None:
-        """The last step there was: the one that ends the answer, unless the client went away before it.
+        """Return the last step, or an earlier one if the client went away before it.
 
-        Returns once the chat is free again, so that a client's next message is not refused.
+        The chat is free by then, so the client's next message is not refused.
         """
         last = None
         async with aclosing(self.steps(request)) as steps:

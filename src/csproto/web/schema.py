@@ -11,13 +11,27 @@ class Question(BaseModel):
     input: str = Field("", examples=["我的订单到哪了?"])
 
 
+class Choice(BaseModel):
+    """A button below the reply. Pressing it sends `text` as the next message."""
+
+    kind: Literal["yes_no", "order", "reading", "human"]
+    label: str
+    text: str
+
+
 class Answer(BaseModel):
-    """The reply in `response`; the rest says why, as `csproto ask --json` prints it, and is absent where nothing was decided."""
+    """The reply in `response`, and the reasons for it as `csproto ask --json` prints them.
+
+    The reasons are absent if the message was refused; `error` then says why.
+    """
 
     response: str
     triage: dict[str, Any] | None = None
-    decision: dict[str, Any] | None = None
-    also: list[dict[str, Any]] | None = None
+    sure: float | None = None
+    runner_up: str | None = None
+    decisions: list[dict[str, Any]] = []
+    waiting: dict[str, Any] | None = None
+    choices: list[Choice] = []
     reply: str | None = None
     usage: dict[str, Any] | None = None
     error: str | None = None
@@ -52,22 +66,15 @@ class SessionState(BaseModel):
     messages: list[dict[str, Any]]
 
 
-class TakenBack(SessionState):
-    """The chat without its last message, and that message's text."""
-
-    text: str
-
-
 class NewChat(BaseModel):
-    """The customer the visitor would like to be; whether that is granted is up to the sign-in."""
+    """A wish for a new chat.
+
+    customer: whom the visitor would like to be; the sign-in decides about it.
+    conversation: the number of a conversation of this customer to take up again.
+    """
 
     customer: str | None = Field(None, max_length=32)
-
-
-class TakeBack(BaseModel):
-    """`again`: the same text will be sent once more, so its writes must not happen twice."""
-
-    again: bool = False
+    conversation: str = Field("", max_length=40)
 
 
 class Thumbs(BaseModel):
@@ -77,24 +84,24 @@ class Thumbs(BaseModel):
     rating: Literal[-1, 0, 1]
 
 
+def _problem(description: str) -> dict[str, Any]:
+    return {"model": Problem, "description": description}
+
+
 PROBLEMS: dict[int | str, dict[str, Any]] = {
-    400: {
-        "model": Problem,
-        "description": "Asked under a host name that is not this server's, or no HTTP that makes sense.",
-    },
-    401: {"model": Problem, "description": "Nobody is signed in."},
-    403: {"model": Problem, "description": "Sent from another site."},
-    413: {"model": Problem, "description": "Too large."},
-    415: {"model": Problem, "description": "Not JSON."},
-    422: {"model": Problem, "description": "JSON, but not in the right form."},
-    429: {"model": Problem, "description": "Too fast. `Retry-After` says how many seconds to wait."},
-    503: {
-        "model": Problem,
-        "description": "The engine or the database is down or busy. `Retry-After` says how many seconds to wait.",
-    },
+    400: _problem("Asked under a name that is not this server's, or no valid HTTP."),
+    401: _problem("Nobody is signed in."),
+    403: _problem("Sent from another site."),
+    413: _problem("Too large."),
+    415: _problem("Not JSON."),
+    422: _problem("JSON, but not in the right form."),
+    429: _problem("Too fast. `Retry-After` says how many seconds to wait."),
+    503: _problem(
+        "The engine or the database is down or busy. `Retry-After` says how many seconds to wait."
+    ),
 }
 MISSING: dict[int | str, dict[str, Any]] = {
-    404: {"model": Problem, "description": "No such chat, message or customer."}
+    404: _problem("No such chat, conversation, message or customer.")
 }
 EVENTS: dict[str, Any] = {
     "description": "Server-sent events; `data` is JSON.",

@@ -1,4 +1,4 @@
-"""Visitors: a signed cookie for each, and the chat that belongs to it, bounded in number and age."""
+"""The visitors: each has a signed cookie and a chat. Their number and age are limited."""
 
 import hashlib
 import hmac
@@ -18,19 +18,20 @@ COOKIE = "csproto_session"
 
 
 class Signer:
-    """Signs cookies with a key of this process: sessions live in memory, so no cookie needs to outlive it."""
+    """Signs cookies with a key of this process, which ends together with its sessions."""
 
     def __init__(self) -> None:
         self._key = secrets.token_bytes(32)
 
     def sign(self, name: str) -> str:
-        """The cookie's value for a session."""
+        """Return the cookie of a session."""
         return f"{name}.{self._seal(name)}"
 
     def read(self, cookie: str | None) -> str | None:
-        """The session a cookie names, or None when it was not made here."""
+        """Return the session that a cookie names, or None if it was not made here."""
         name, _, seal = (cookie or "").rpartition(".")
-        return name if name and hmac.compare_digest(seal.encode(), self._seal(name).encode()) else None
+        genuine = hmac.compare_digest(seal.encode(), self._seal(name).encode())
+        return name if name and genuine else None
 
     def _seal(self, name: str) -> str:
         return hmac.new(self._key, name.encode(), hashlib.sha256).hexdigest()
@@ -47,19 +48,23 @@ class Visitor:
 
     @property
     def busy(self) -> bool:
-        """Whether a request works on the chat now."""
+        """Return whether a request works on the chat now."""
         return self._lock.locked()
 
     def messages(self) -> list[Message]:
-        """The chat so far; an answer under way, in another tab or before a reload, is its last message."""
-        running, complete = self.chat.running, list(self.chat.messages)  # in this order: none is missed
+        """Return the messages, with the one that is being answered at the end."""
+        # Read in this sequence, a message that is completed meanwhile is not missed.
+        running, complete = self.chat.running, list(self.chat.messages)
         if running and all(message is not running for message in complete):
             complete.append(running)
         return [snapshot(message) for message in complete]
 
     @contextmanager
     def alone(self, patience: float = 0.0) -> Iterator[ChatSession]:
-        """The chat, for this request alone. Raises Refused(429) when another one still has it after `patience` seconds."""
+        """Reserve the chat for this request.
+
+        Raises Refused(429) if another one still has it after `patience` seconds.
+        """
         if not self._lock.acquire(timeout=patience):
             raise Refused(429, "busy", retry_after=1)
         try:
@@ -69,7 +74,7 @@ class Visitor:
 
 
 class Visitors:
-    """All chats, the longest unused first."""
+    """All visitors, the longest unused first."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits, self._signer = limits, Signer()
@@ -77,7 +82,7 @@ class Visitors:
         self._lock = threading.Lock()
 
     def find(self, cookie: str | None) -> Visitor | None:
-        """The visitor with this cookie, unless it is forged or too old."""
+        """Return the visitor with this cookie, unless it is forged or too old."""
         name = self._signer.read(cookie)
         with self._lock:
             self._forget_old()
@@ -88,12 +93,17 @@ class Visitors:
             return visitor
 
     def add(self, chat: ChatSession) -> tuple[Visitor, str]:
-        """A new visitor, and its cookie. The one unused for longest makes room. Raises Refused(503) when all are busy."""
+        """Add a visitor, and return it with its cookie.
+
+        If there are too many, the one unused for longest is dropped. Raises Refused(503)
+        if all are busy.
+        """
         visitor = Visitor(secrets.token_urlsafe(18), chat)
         with self._lock:
             self._forget_old()
             if len(self._all) >= self._limits.sessions:
-                idle = next((name for name, other in self._all.items() if not other.busy), None)
+                names = (name for name, other in self._all.items() if not other.busy)
+                idle = next(names, None)
                 if idle is None:
                     raise Refused(503, "EngineBusy", retry_after=5)
                 del self._all[idle]
@@ -101,7 +111,7 @@ class Visitors:
         return visitor, self._signer.sign(visitor.name)
 
     def remove(self, visitor: Visitor) -> None:
-        """Forget a visitor with their chat; an answer under way is stopped."""
+        """Drop a visitor with the chat; an answer under way is stopped."""
         with self._lock:
             self._all.pop(visitor.name, None)
         if visitor.stop:

@@ -1,6 +1,10 @@
-"""SGLang on any CPU, through its own plug-in points: the platform, and small adaptations that each name the line they answer.
+"""Runs SGLang on any CPU, through SGLang's own plug-in points.
 
-SGLang calls `activate` and `register` (entry points in pyproject.toml) in every one of its processes. Where a GPU is there, both step aside.
+The plug-in consists of a platform and of small adaptations. Each adaptation names the
+line of SGLang that makes it necessary.
+
+SGLang calls `activate` and `register` (entry points in pyproject.toml) in every one of
+its processes. On a machine with a GPU, both do nothing.
 """
 
 import logging
@@ -10,16 +14,19 @@ from csproto.settings import SGLANG_VERSION
 
 logger = logging.getLogger(__name__)
 
-ATTENTION = "csproto_cpu"  # the attention backend of this package, as `--attention-backend` names it
+ATTENTION = "csproto_cpu"  # this package's attention backend, as `--attention-backend` names it
 
 
 def activate() -> str | None:
-    """Name the platform class, or None where another accelerator serves (sglang/srt/platforms/__init__.py, `_resolve_platform`)."""
+    """Return the name of the platform class, or None if another accelerator serves.
+
+    sglang/srt/platforms/__init__.py, `_resolve_platform`, calls it.
+    """
     return "csproto.engine.cpu.platform.AnyCpuPlatform" if _is_cpu_only() else None
 
 
 def register() -> None:
-    """Register the hooks (sglang/srt/plugins/__init__.py, `load_plugins`)."""
+    """Register the hooks. sglang/srt/plugins/__init__.py, `load_plugins`, calls it."""
     if not _is_cpu_only():
         return
     warn_about_version()
@@ -30,12 +37,13 @@ def register() -> None:
 
 
 def warn_about_version() -> None:
-    """The adaptations were written against one release; say so when another one is installed."""
+    """Log a warning if the installed SGLang is not the release the plug-in was written for."""
     from sglang.version import __version__
 
     if __version__ != SGLANG_VERSION:
         logger.warning(
-            "csproto's CPU plug-in was written for sglang %s and this is %s: expect surprises, or install the release it was written for.",
+            "csproto's CPU plug-in was written for sglang %s and this is %s: expect surprises, "
+            "or install the release it was written for.",
             SGLANG_VERSION,
             __version__,
         )
@@ -43,10 +51,14 @@ def warn_about_version() -> None:
 
 @cache
 def make_torchvision_importable() -> None:
-    """Define the two operators torchvision expects from its own library, which a CUDA build cannot load beside a CPU torch.
+    """Define the two operators that torchvision expects from its own library.
 
-    sglang/srt/multimodal/internvl_utils.py imports torchvision for every model; text models never call it. With a CPU build of
-    torchvision, and where CUDA is there, nothing is done.
+    sglang/srt/multimodal/internvl_utils.py imports torchvision for every model,
+    although text models never call it. A CUDA build of torchvision cannot load its
+    library beside a CPU build of torch, and its import then fails for want of these
+    operators.
+
+    Does nothing with a CPU build of torchvision, and with a CUDA build of torch.
     """
     import torch
 
@@ -59,6 +71,7 @@ def make_torchvision_importable() -> None:
 
 
 def _torchvision_is_cpu_build() -> bool:
+    """Return whether torchvision is a CPU build, or is not installed."""
     from importlib.metadata import PackageNotFoundError, version
 
     try:
@@ -70,4 +83,6 @@ def _torchvision_is_cpu_build() -> bool:
 def _is_cpu_only() -> bool:
     import torch
 
-    return not (torch.cuda.is_available() or torch.xpu.is_available() or torch.backends.mps.is_available())
+    return not (
+        torch.cuda.is_available() or torch.xpu.is_available() or torch.backends.mps.is_available()
+    )

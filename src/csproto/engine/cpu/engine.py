@@ -1,7 +1,9 @@
-"""The forward pass of a Llama-shaped model (Llama, Qwen2, Qwen3) as one call into the C kernel, in place of SGLang's model code.
+"""Runs the forward pass of a Llama-shaped model (Llama, Qwen2, Qwen3) as one call of the C kernel.
 
-Installed on the model through the platform's `post_load_model`. What the kernel does not do (quantised weights, LoRA, sliding windows, embeddings
-as input, several ranks) is left to SGLang's code on this package's attention backend; the log says so once.
+The kernel takes the place of SGLang's model code. It is installed on the model through
+the platform's `post_load_model`. What it does not do (quantised weights, LoRA, sliding
+windows, embeddings as input, several ranks) is left to SGLang's code on this package's
+attention backend. If that is so for the whole model, the log says it once.
 """
 
 import ctypes
@@ -21,19 +23,25 @@ MODELS = ("Qwen2ForCausalLM", "Qwen3ForCausalLM", "LlamaForCausalLM", "MistralFo
 def accelerate(model: torch.nn.Module) -> None:
     """Let the kernel run `model.forward` where it can.
 
-    sglang/srt/model_executor/runner/eager_runner.py, `_execute_decode` and `_execute_extend`, call `model.forward`. The KV pool does not exist yet
-    when the model has been loaded, so the kernel is bound at the first batch.
+    sglang/srt/model_executor/runner/eager_runner.py, `_execute_decode` and
+    `_execute_extend`, call `model.forward`. The KV pool does not exist yet when the
+    model has been loaded, so the kernel is bound at the first batch.
     """
     original, engine = model.forward, None
 
     @functools.wraps(original)
-    def forward(input_ids: Any, positions: Any, forward_batch: Any, *args: Any, **kwargs: Any) -> Any:
+    def forward(
+        input_ids: Any, positions: Any, forward_batch: Any, *args: Any, **kwargs: Any
+    ) -> Any:
         nonlocal engine
         if engine is None or not engine.is_current():
             engine = bind(model)
             if engine is None:
                 model.forward = original
-        if engine is None or args or any(value is not None and value is not False for value in kwargs.values()):
+        has_more = args or any(
+            value is not None and value is not False for value in kwargs.values()
+        )
+        if engine is None or has_more:
             return original(input_ids, positions, forward_batch, *args, **kwargs)
         if not can_run(forward_batch):
             return original(input_ids, positions, forward_batch)
@@ -43,18 +51,25 @@ def accelerate(model: torch.nn.Module) -> None:
 
 
 def bind(model: Any) -> "Engine | None":
-    """The engine for this model and the KV pool in use, or None; the log says why."""
+    """Return the engine for this model and the KV pool in use.
+
+    Returns None if the kernel cannot run the model; the log says why.
+    """
     from sglang.srt.model_executor.forward_context import get_attn_backend
 
     if reason := obstacle(model, get_attn_backend()):
-        logger.warning("The CPU kernel does not serve %s: %s. PyTorch serves it.", type(model).__name__, reason)
+        logger.warning(
+            "The CPU kernel does not serve %s: %s. PyTorch serves it.",
+            type(model).__name__,
+            reason,
+        )
         return None
     library = native.load(model.model.norm.weight.dtype == torch.bfloat16)
     return Engine(model, get_attn_backend(), library) if library else None
 
 
 def obstacle(model: Any, backend: Any) -> str:
-    """Why the kernel cannot run this model; empty where it can."""
+    """Return why the kernel cannot run this model; empty if it can."""
     from sglang.srt.layers.rotary_embedding.base import RotaryEmbedding
     from sglang.srt.runtime_context import get_parallel
 
@@ -63,32 +78,42 @@ def obstacle(model: Any, backend: Any) -> str:
     parallel = get_parallel()
     if parallel.tp_size * parallel.pp_size != 1:
         return "it runs on one rank"
+
     inner = model.model
     first, rotary = inner.layers[0].self_attn, inner.layers[0].self_attn.rotary_emb
     keys = backend.token_to_kv_pool.get_key_buffer(0)
     dtypes = {parameter.dtype for parameter in model.parameters()} | {keys.dtype}
     if len(dtypes) != 1 or not dtypes <= {torch.bfloat16, torch.float32}:
-        return f"weights and KV cache must be all bfloat16 or all float32, and are {', '.join(map(str, dtypes))}"
+        return (
+            "weights and KV cache must be all bfloat16 or all float32, and are "
+            f"{', '.join(map(str, dtypes))}"
+        )
     if keys.shape[1:] != (first.num_kv_heads, first.head_dim) or not keys.is_contiguous():
         return f"the KV cache has an unknown layout, {tuple(keys.shape)}"
-    if type(rotary).forward_native is not RotaryEmbedding.forward_native or hasattr(rotary, "sin_cos_cache"):
+
+    known_rotary = type(rotary).forward_native is RotaryEmbedding.forward_native
+    if not known_rotary or hasattr(rotary, "sin_cos_cache"):
         return f"unknown rotary embedding {type(rotary).__name__}"
     if not rotary.is_neox_style or rotary.rotary_dim != first.head_dim:
         return "the rotary embedding is not over whole heads"
     if any(layer.self_attn.attn.sliding_window_size > -1 for layer in inner.layers):
         return "it has a sliding window"
+
     if any(
         parameter.shape != shape or not parameter.is_contiguous()
         for layer in inner.layers
         for parameter, shape in _shapes(inner.config, layer)
     ):
         return "its weights are packed or quantised"
-    if any(hasattr(inner.config, name) for name in ("scale_emb", "residual_multiplier", "logit_scale")):
+    if any(
+        hasattr(inner.config, name) for name in ("scale_emb", "residual_multiplier", "logit_scale")
+    ):
         return "its config scales embeddings or residuals"
     return ""
 
 
 def _shapes(config: Any, layer: Any) -> list[tuple[torch.Tensor, tuple[int, ...]]]:
+    """Return the weights of a layer's four products, each with the shape the kernel expects."""
     attention, hidden, inter = layer.self_attn, config.hidden_size, config.intermediate_size
     return [
         (attention.qkv_proj.weight, (attention.q_size + 2 * attention.kv_size, hidden)),
@@ -99,7 +124,7 @@ def _shapes(config: Any, layer: Any) -> list[tuple[torch.Tensor, tuple[int, ...]
 
 
 def can_run(batch: Any) -> bool:
-    """Whether the kernel knows everything this batch asks for."""
+    """Return whether the kernel can do everything that this batch asks for."""
     mode = batch.forward_mode
     return (
         (mode.is_decode() or mode.is_extend_without_speculative())
@@ -111,15 +136,20 @@ def can_run(batch: Any) -> bool:
 
 
 class Engine:
-    """A model bound to the kernel: the addresses of its weights and of the KV pool, and scratch memory."""
+    """A model that is bound to the kernel.
+
+    It holds the addresses of the weights and of the KV pool, and scratch memory.
+    """
 
     def __init__(self, model: Any, backend: Any, library: ctypes.CDLL) -> None:
-        self.model, self.library, self.backend = model, library, backend
-        self.kv_pool, self.req_to_token = backend.token_to_kv_pool, backend.req_to_token_pool.req_to_token
+        self.model, self.library = model, library
+        self.kv_pool = backend.token_to_kv_pool
+        self.req_to_token = backend.req_to_token_pool.req_to_token
         inner, attention = model.model, model.model.layers[0].self_attn
         self.dtype = inner.norm.weight.dtype
         self.cos_sin = attention.rotary_emb.cos_sin_cache.float().contiguous()
-        self.layers = (native.Layer * len(inner.layers))(*(self._layer(layer) for layer in inner.layers))
+        layers = [self._layer(layer) for layer in inner.layers]
+        self.layers = (native.Layer * len(layers))(*layers)
         config = inner.config
         self.shape = native.Model(
             len(inner.layers),
@@ -138,15 +168,22 @@ class Engine:
             _address(self.cos_sin),
             ctypes.addressof(self.layers),
         )
-        self.watched = [inner.norm.weight, inner.embed_tokens.weight, self.kv_pool.get_key_buffer(0)]
+        self.watched = [
+            inner.norm.weight,
+            inner.embed_tokens.weight,
+            self.kv_pool.get_key_buffer(0),
+        ]
         self.addresses = [tensor.data_ptr() for tensor in self.watched]
         library.start_threads(torch.get_num_threads())
-        # What is left to PyTorch is small: a second OpenMP thread costs argmax more than it gives.
+        # Little is left to PyTorch, and with a second OpenMP thread its argmax gets
+        # slower.
         torch.set_num_threads(1)
-        self.scratch = torch.empty(library.scratch_bytes(ctypes.byref(self.shape)), dtype=torch.uint8)
+        scratch_bytes = library.scratch_bytes(ctypes.byref(self.shape))
+        self.scratch = torch.empty(scratch_bytes, dtype=torch.uint8)
         self.plain_logits = _are_plain(model.logits_processor)
 
     def _layer(self, layer: Any) -> native.Layer:
+        """Return the addresses of one layer."""
         attention, mlp, number = layer.self_attn, layer.mlp, layer.self_attn.attn.layer_id
         return native.Layer(
             _address(layer.input_layernorm.weight),
@@ -164,24 +201,40 @@ class Engine:
         )
 
     def is_current(self) -> bool:
-        """Whether weights and KV pool still lie where they lay when the engine was bound."""
+        """Return whether weights and KV pool are still where they were when they were bound."""
         return [tensor.data_ptr() for tensor in self.watched] == self.addresses
 
     def forward(self, ids: torch.Tensor, positions: torch.Tensor, batch: Any) -> Any:
-        """Logits for sampling, as `model.forward` returns them."""
+        """Return the logits for sampling, as `model.forward` does.
+
+        ids, positions: one entry for each token of the batch.
+
+        Where only logits are asked for, they have the shape (requests, vocabulary).
+        Otherwise SGLang's own logits processor makes its result from the hidden states.
+        """
         from sglang.srt.layers.logits_processor import LogitsProcessorOutput
 
         decode, requests = batch.forward_mode.is_decode(), batch.req_pool_indices
-        only_logits = self.plain_logits and not batch.return_logprob and not batch.capture_hidden_mode.need_capture()
-        rows = requests if decode else torch.repeat_interleave(requests, batch.extend_seq_lens.to(torch.int64))
+        only_logits = (
+            self.plain_logits
+            and not batch.return_logprob
+            and not batch.capture_hidden_mode.need_capture()
+        )
+        if decode:
+            rows = requests
+        else:
+            rows = torch.repeat_interleave(requests, batch.extend_seq_lens.to(torch.int64))
+
         if decode and only_logits:
             logits = torch.empty(len(ids), self.shape.vocab)
             self._run(ids, positions, rows, batch.out_cache_loc, None, logits)
             return LogitsProcessorOutput(next_token_logits=logits)
+
         hidden = torch.empty(len(ids), self.shape.hidden, dtype=self.dtype)
         self._run(ids, positions, rows, batch.out_cache_loc, hidden, None)
         if not only_logits:
             return self.model.logits_processor(ids, hidden, self.model.lm_head, batch)
+
         last = hidden[torch.cumsum(batch.extend_seq_lens, 0) - 1]
         logits = torch.empty(len(last), self.shape.vocab)
         self.library.head(ctypes.byref(self.shape), last.data_ptr(), len(last), logits.data_ptr())
@@ -196,6 +249,11 @@ class Engine:
         hidden: torch.Tensor | None,
         logits: torch.Tensor | None,
     ) -> None:
+        """Call the kernel, which fills `hidden` and `logits` where they are given.
+
+        The other tensors have one entry for each token. rows: the row of the token's
+        request in `req_to_token`. slots: where its key and value go.
+        """
         inputs = [tensor.to(torch.int64).contiguous() for tensor in (ids, positions, slots, rows)]
         batch = native.Batch(
             len(ids),
@@ -213,7 +271,10 @@ def _address(tensor: torch.Tensor | None) -> int | None:
 
 
 def _are_plain(processor: Any) -> bool:
-    """Whether logits are nothing but a product with the output embedding (sglang/srt/layers/logits_processor.py, `_get_logits`)."""
+    """Return whether logits are nothing but a product with the output embedding.
+
+    sglang/srt/layers/logits_processor.py, `_get_logits`.
+    """
     return (
         not processor.logit_scale
         and not processor.final_logit_softcapping

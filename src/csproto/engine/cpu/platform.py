@@ -1,4 +1,4 @@
-"""The platform SGLang asks about its device: a plain CPU, with no kernel library of SGLang's own."""
+"""The platform that tells SGLang about its device: a CPU without SGLang's kernel library."""
 
 from typing import Any
 
@@ -10,25 +10,39 @@ from csproto.engine.cpu import ATTENTION
 
 
 class AnyCpuPlatform(CpuSRTPlatform):
-    """SGLang's own CPU platform, declared out of tree so that it looks for no AMX kernels (`SGLANG_USE_CPU_ENGINE` would)."""
+    """SGLang's own CPU platform, declared out of tree.
+
+    Out of tree it does not look for AMX kernels, as it would with
+    `SGLANG_USE_CPU_ENGINE`.
+    """
 
     _enum = PlatformEnum.OOT
     device_name = "cpu"
     device_type = "cpu"
-    capabilities = PlatformCapabilities()  # no triton, no graph capture: neither has a CPU wheel
+    capabilities = PlatformCapabilities()  # no triton and no graph capture: no CPU wheel has them
 
     def is_out_of_tree(self) -> bool:
-        """True: the in-tree CPU device needs kernels that no wheel carries (sglang/srt/platforms/device_mixin.py)."""
+        """Return True: the CPU device in the tree needs kernels that no wheel carries.
+
+        sglang/srt/platforms/device_mixin.py.
+        """
         return True
 
     def apply_server_args_defaults(self, server_args: Any) -> None:
-        """What serves a CPU best.
+        """Set what serves a CPU best. The paths are below sglang/srt.
 
-        attention_backend: arg_groups/platform_hook.py, `handle_cpu_backends`, has asked for AMX by now, which no wheel brings. Naming `torch_native`
-        on the command line keeps that, and turns the C kernel off. disable_overlap_schedule: managers/scheduler.py, `event_loop_overlap`, handles the
-        result of a step only after the next one, which on a CPU is finished by then: later first tokens, and a step for nothing at the end of a request.
-        sleep_on_idle: `init_idle_sleeper`; without it the scheduler keeps a core busy asking for requests. enable_mixed_chunk: a new prompt goes through the
-        model together with the next tokens of the others, in place of a pass of its own that they wait for (`_get_new_batch_prefill_raw`).
+        - attention_backend: when this is called, arg_groups/platform_hook.py,
+          `handle_cpu_backends`, has already chosen AMX, which no wheel carries. If the
+          command line names `torch_native`, that is kept, and the C kernel is not used.
+        - enable_mixed_chunk: a new prompt goes through the model together with the next
+          tokens of the other requests. Otherwise it would get a pass for itself, and
+          the others would wait (managers/scheduler.py, `_get_new_batch_prefill_raw`).
+        - disable_overlap_schedule: with overlap, `event_loop_overlap` in
+          managers/scheduler.py handles the result of a step only after the next one,
+          although a CPU has already finished it. First tokens would come later, and
+          each request would end with a useless step.
+        - sleep_on_idle: without it the scheduler keeps a core busy by asking for
+          requests (`init_idle_sleeper`).
         """
         if server_args.attention_backend in (None, "intel_amx"):
             server_args.attention_backend = ATTENTION

@@ -1,4 +1,6 @@
-"""Speed, and what it costs: the same conversations on SGLang and vLLM, with and without what this package adds, as ratios with intervals.
+"""Speed: the same conversations on SGLang and on vLLM, with and without what this package adds.
 
-work.py makes the conversations, engines.py runs the servers, arms.py says who answers, load.py plays, figures.py reckons, compare.py does it all in turn.
+The figures of every arm are compared as ratios with intervals. `work` picks the
+conversations, `engines` runs the servers, `arms` says who answers, `load` plays,
+`figures` calculates, `record` keeps the results, and `compare` does all of it in turn.
 """

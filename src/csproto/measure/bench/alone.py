@@ -1,4 +1,4 @@
-"""The engines without the workflow: equal prompts of token ids, 64 tokens out, as a client sees them."""
+"""The engines without the desk: prompts of token ids, all of one length, and 64 tokens out."""
 
 import json
 import random
@@ -19,7 +19,7 @@ ORDINARY = range(300, 6_000)  # ids that every tokenizer here uses for ordinary 
 
 
 def prompts(seed: str, count: int) -> list[list[int]]:
-    """Random token ids, so that no prompt shares a prefix with another."""
+    """Return prompts of random token ids: none shares a prefix with another."""
     pick = random.Random(seed)
     return [[pick.choice(ORDINARY) for _ in range(PROMPT)] for _ in range(count)]
 
@@ -27,7 +27,10 @@ def prompts(seed: str, count: int) -> list[list[int]]:
 def tokens_per_second(
     engine: Engine, model: str, texts: Sequence[list[int]], at_once: int
 ) -> float:
-    """Tokens a second that stream out for these prompts, `at_once` at a time. Raises CsprotoError when any is short."""
+    """Return the tokens a second for these prompts, `at_once` at a time.
+
+    Raises CsprotoError if an answer is too short.
+    """
     pool = urllib3.PoolManager(
         maxsize=at_once, retries=False, timeout=urllib3.Timeout(connect=5, read=300)
     )
@@ -49,7 +52,7 @@ def tokens_per_second(
 def _generate(
     pool: urllib3.PoolManager, engine: Engine, headers: dict[str, str], model: str, ids: list[int]
 ) -> int:
-    """One streamed generation, read with as little work as can be; the number of tokens it says it has written."""
+    """Read one streamed generation with little work, and return how many tokens it has."""
     path, body = _request(engine, model, ids)
     answer = pool.request(
         "POST", engine.base_url + path, json=body, headers=headers, preload_content=False
@@ -73,6 +76,6 @@ def _request(engine: Engine, model: str, ids: list[int]) -> tuple[str, dict[str,
         "max_new_tokens": OUTPUT,
         "temperature": 0,
         "ignore_eos": True,
-        "stream_interval": settings.READ_ALONG,
+        "stream_interval": settings.UNREAD,
     }
     return "/generate", {"input_ids": ids, "sampling_params": parameters, "stream": True}

@@ -1,4 +1,7 @@
-"""A comparison from start to record: every arm plays the same conversations, turn about, round after round."""
+"""A comparison from start to record.
+
+All arms play the same conversations, one arm after the other, round after round.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -6,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from csproto import settings
+from csproto.desk.reader import CHOICE_TOKENS, TRIAGE_TOKENS
 from csproto.engine.server import Progress
 from csproto.errors import CsprotoError
 from csproto.measure.bench.alone import prompts, tokens_per_second
@@ -25,7 +29,10 @@ Advance = Callable[[float, float], None]  # steps done, steps in all
 
 @dataclass(frozen=True)
 class Plan:
-    """What is measured. `alone`: requests per engine, for each of AT_ONCE, in a round."""
+    """What is measured.
+
+    alone: requests of a round to each engine without the desk, for each of AT_ONCE.
+    """
 
     arms: tuple[str, ...]
     rounds: int
@@ -35,7 +42,7 @@ class Plan:
 
 
 def full_plan(arms: Sequence[str], rounds: int, rates: Sequence[float], seed: int) -> Plan:
-    """The comparison as it is recorded."""
+    """Return the plan of the comparison that is recorded."""
     loads = [
         Load("cold", 4, 1, cold=True),
         Load("closed-1", 6, 1),
@@ -47,7 +54,7 @@ def full_plan(arms: Sequence[str], rounds: int, rates: Sequence[float], seed: in
 
 
 def quick_plan(arms: Sequence[str], rounds: int, rates: Sequence[float], seed: int) -> Plan:
-    """The same in under three minutes for a pair of arms, the servers' start not counted."""
+    """Return a plan of under three minutes for two arms, without the start of the servers."""
     loads = [
         Load("cold", 2, 1, cold=True),
         Load("closed-1", 3, 1),
@@ -66,7 +73,12 @@ def compare(
     say: Progress | None = None,
     advance: Advance | None = None,
 ) -> dict[str, Any]:
-    """Measure the plan's arms and return the record. urls: servers that run already, by engine. Raises CsprotoError."""
+    """Measure the arms of a plan and return the record.
+
+    urls: servers that run already, by engine.
+
+    Raises CsprotoError.
+    """
     if unknown := [name for name in plan.arms if name not in ARMS]:
         raise CsprotoError(f"There is no arm {unknown[0]!r}. The arms are: {', '.join(ARMS)}.")
     names = list(dict.fromkeys(ARMS[name].engine for name in plan.arms))
@@ -83,16 +95,16 @@ def compare(
                 "kv_tokens": KV_TOKENS,
                 "context": CONTEXT,
                 "vllm_block": BLOCK,
-                "reply": settings.REPLY_TOKENS,
-            }
-            | {"triage": settings.TRIAGE_TOKENS},
+                "reply": CHOICE_TOKENS,
+                "triage": TRIAGE_TOKENS,
+            },
             "plan": asdict(plan),
             **comparison.run(),
         }
 
 
 class _Comparison:
-    """The measuring itself: engines are woken for their turn only."""
+    """Measures. An engine is awake only while it is its turn."""
 
     def __init__(
         self, plan: Plan, engines: dict[str, Engine], place: Shops, advance: Advance
@@ -109,7 +121,7 @@ class _Comparison:
         ) * len(self.arms)
 
     def run(self) -> dict[str, Any]:
-        """Warm up, then round by round: the engines alone, and each load with each arm, in an order that turns."""
+        """Warm up, then measure round by round: the engines alone, and each load with each arm."""
         first = {name: self._first(name) for name in self.arms}
         idle = {name: self._idle(engine) for name, engine in self.engines.items()}
         alone: dict[str, dict[str, list[float]]] = {
@@ -138,7 +150,7 @@ class _Comparison:
         return client
 
     def _first(self, name: str) -> dict[str, Any]:
-        """The arm's very first conversation, measured, and seven more to warm up."""
+        """Play an arm's first conversation, which is measured, and more to warm up."""
         first = self._play(name, Load("first", 1, 1), "first")
         self._play(name, Load("warm-up", WARM_UP, 4), "warm-up")
         turns = [round(one.turn.total_ms, 1) for one in first.played if one.turn]
@@ -164,7 +176,7 @@ class _Comparison:
     def _play(self, name: str, load: Load, seed: str) -> Pass:
         arm = self.arms[name]
         engine = self.engines[arm.engine]
-        cases = conversations(self.place.first, f"{self.plan.seed}-{seed}", load.conversations)
+        cases = conversations(f"{self.plan.seed}-{seed}", load.conversations)
         engine.wake()
         if load.cold:
             engine.flush()
@@ -182,6 +194,6 @@ class _Comparison:
 
 
 def _turned(names: list[str], number: int) -> list[str]:
-    """The names, beginning with another one each round, so that no arm always comes first."""
+    """Return the names, beginning with another one in each round."""
     place = number % len(names)
     return names[place:] + names[:place]

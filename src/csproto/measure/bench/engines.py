@@ -1,4 +1,7 @@
-"""The servers of a comparison, each started with the same weights, dtype, context and KV tokens; only the one under test is awake."""
+"""The servers of a comparison, all with the same weights, dtype, context and KV tokens.
+
+Only the one that is measured is awake.
+"""
 
 import os
 import signal
@@ -17,9 +20,11 @@ from csproto.errors import CsprotoError
 from csproto.measure.bench.machine import processes
 
 KV_TOKENS = 32_768
-BLOCK = 32  # tokens of a block of vLLM's cache: the smallest its CPU kernels are made for, so that the most is reused (its default is 128)
+# Tokens of a block of vLLM's cache: the smallest number that its CPU kernels take, so that
+# the most is reused. Its default is 128.
+BLOCK = 32
 CONTEXT = 4_096
-MORTAL = Path(__file__).with_name("mortal.py")
+DIE_WITH_PARENT = Path(__file__).with_name("die_with_parent.py")
 ENGINES = ("sglang", "sglang-no-radix", "vllm")
 
 
@@ -27,24 +32,27 @@ class Sglang(Server):
     """SGLang as `csproto serve` runs it."""
 
     def command(self) -> list[str]:
-        """The command line; bound to the life of this process."""
+        """Return the command line of a server that dies with this process."""
         python, _, *rest = super().command()
-        return [python, str(MORTAL), *rest]
+        return [python, str(DIE_WITH_PARENT), *rest]
 
 
 class Vllm(Server):
-    """vLLM's OpenAI server from the environment of its own, with its prefix cache on, as it is by default."""
+    """vLLM's OpenAI server in its own environment, with its prefix cache on (the default)."""
 
     product, ready_path, usual_start = "vLLM", "/health", "1 to 3 minutes"
 
     def command(self) -> list[str]:
-        """The command line. The dev mode is what offers `/reset_prefix_cache`; the logs are off, as they cost time."""
+        """Return the command line.
+
+        Only the dev mode has `/reset_prefix_cache`. The logs are off because they cost
+        time.
+        """
         environment = {
             "VLLM_SERVER_DEV_MODE": "1",
             "VLLM_NO_USAGE_STATS": "1",
-            "VLLM_CACHE_ROOT": str(
-                settings.REPOSITORY / "build" / "vllm"
-            ),  # compiled once, used by every later start
+            # What is compiled here is used by every later start.
+            "VLLM_CACHE_ROOT": str(settings.REPOSITORY / "build" / "vllm"),
         }
         flags = {
             "model": self.model,
@@ -55,13 +63,17 @@ class Vllm(Server):
             "max-model-len": CONTEXT,
             "block-size": BLOCK,
             "num-gpu-blocks-override": KV_TOKENS // BLOCK,
-            "kv-cache-memory-bytes": 2**30,  # only what is looked at before the override
+            "kv-cache-memory-bytes": 2**30,  # checked before the override above
             "generation-config": "vllm",
-            "stream-interval": settings.READ_ALONG,  # as many tokens to an event as the assistant asks SGLang for
+            "stream-interval": settings.UNREAD,  # what the desk asks SGLang for
             "uvicorn-log-level": "warning",
         }
         words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
-        module = [str(settings.vllm_python()), str(MORTAL), "vllm.entrypoints.openai.api_server"]
+        module = [
+            str(settings.vllm_python()),
+            str(DIE_WITH_PARENT),
+            "vllm.entrypoints.openai.api_server",
+        ]
         switches = ["--enable-prompt-tokens-details", "--disable-log-stats"]
         return [
             "env",
@@ -75,7 +87,7 @@ class Vllm(Server):
 
 @dataclass
 class Engine:
-    """One server of the comparison; `server` is None for one that was running already."""
+    """One server of the comparison. `server` is None if it was running already."""
 
     name: str
     base_url: str
@@ -84,7 +96,7 @@ class Engine:
     server: Server | None = None
 
     def still(self) -> None:
-        """Stop every process of the server until `wake`: one that polls would take a core from the others."""
+        """Stop every process of the server until `wake`: polling would take a core from others."""
         self._signal(signal.SIGSTOP)
 
     def wake(self) -> None:
@@ -96,7 +108,7 @@ class Engine:
             os.killpg(self.server.process.pid, sign)
 
     def flush(self) -> None:
-        """Empty the prefix cache; requests that are just ending are waited for. Raises ServerFailed when it does not come about."""
+        """Empty the prefix cache, after requests that are just ending. Raises ServerFailed."""
         path = "/reset_prefix_cache" if self.name == "vllm" else "/flush_cache"
         # A connection kept from before the server was stopped may be closed the moment it wakes.
         headers = bearer(self.admin_key or self.api_key) | {"Connection": "close"}
@@ -106,15 +118,17 @@ class Engine:
                 return
             time.sleep(0.2)
         raise ServerFailed(
-            f"{self.name} did not empty its prefix cache ({answer.status}: {answer.data[:200].decode()}). Does another client use it, or is its admin key another one?"
+            f"{self.name} did not empty its prefix cache ({answer.status}: "
+            f"{answer.data[:200].decode()}). Does another client use it, or is its admin key "
+            "another one?"
         )
 
     def processes(self) -> list[psutil.Process]:
-        """The server's processes; none for one that was not started here."""
+        """Return the server's processes; none if it was not started here."""
         return processes(self.server) if self.server else []
 
     def idle_share(self, seconds: float = 2.0) -> float:
-        """The share of one core that the server takes while it has nothing to do."""
+        """Return the share of one core that the server takes while it has nothing to do."""
 
         def used() -> float:
             return sum(t.user + t.system for t in (p.cpu_times() for p in self.processes()))
@@ -125,7 +139,10 @@ class Engine:
 
 
 def attach(name: str, base_url: str) -> Engine:
-    """A server that is running already; its keys come from the state file of `csproto serve`, else from CSPROTO_API_KEY."""
+    """Return a server that is running already.
+
+    Its keys come from the state file of `csproto serve`, or else from CSPROTO_API_KEY.
+    """
     url = base_url.rstrip("/")
     state = read_state()
     if state and state["base_url"] == url:
@@ -137,7 +154,10 @@ def attach(name: str, base_url: str) -> Engine:
 def running(
     names: Sequence[str], urls: Mapping[str, str], model: str, say: Progress | None = None
 ) -> Iterator[dict[str, Engine]]:
-    """The engines named, attached to by URL or started one after the other; all started ones are asleep. Raises ServerFailed."""
+    """Yield the engines by name: found by URL, or started one after the other.
+
+    Those that were started are asleep. Raises ServerFailed.
+    """
     check(names, urls)
     with ExitStack() as stack:
         engines: dict[str, Engine] = {}
@@ -155,15 +175,18 @@ def running(
 
 
 def check(names: Sequence[str], urls: Mapping[str, str]) -> None:
-    """Find out what is missing before anything is started. Raises CsprotoError."""
+    """Raise CsprotoError if something is missing, before anything is started."""
     starting = [name for name in names if name not in urls]
     if starting and gpu_name():
         raise CsprotoError(
-            f"On a GPU the servers are started by hand, because two of them must share its memory, and named by URL (missing: {', '.join(starting)}). docs/performance.md has the commands."
+            "On a GPU the servers are started by hand, because two of them must share its memory, "
+            f"and named by URL (missing: {', '.join(starting)}). docs/performance.md has the "
+            "commands."
         )
     if "vllm" in starting and not settings.vllm_python().exists():
         raise CsprotoError(
-            f"The arms on vLLM need an environment of its own, and {settings.vllm_python()} does not exist. Run `make bench-setup`, or name arms without vLLM: --arms csproto,no-radix"
+            f"The arms on vLLM need an environment of their own, and {settings.vllm_python()} does "
+            "not exist. Run `make bench-setup`, or name arms without vLLM: --arms csproto,no-radix"
         )
 
 

@@ -1,4 +1,8 @@
-"""Playing conversations against an arm, so many at once (closed loop) or so many a second (open loop), and what came of every turn."""
+"""Plays conversations against an arm and records what came of every message.
+
+In a closed loop there are always so many conversations at a time; in an open loop so
+many begin each second.
+"""
 
 import random
 import shutil
@@ -13,21 +17,26 @@ from pathlib import Path
 
 from sqlalchemy.engine import Engine as Database
 
+from csproto.desk.assistant import Assistant
+from csproto.desk.turn import Turn
 from csproto.errors import CsprotoError
-from csproto.evaluate import Case, CaseTurn
-from csproto.measure.bench.arms import Arm, Desk
+from csproto.measure.bench.arms import Arm
 from csproto.measure.bench.clients import Call, TimedEndpoint
-from csproto.shop import demo
+from csproto.measure.cases import Case, CaseTurn
+from csproto.measure.play import fill_shop
 from csproto.shop.orders import OrderApi
 from csproto.shop.store import open_engine
-from csproto.turn import Turn
 
 Tick = Callable[[], None]
 
 
 @dataclass(frozen=True)
 class Load:
-    """How an arm is loaded: `at_once` conversations, or `rate` new ones a second; `cold` empties the prefix cache before each."""
+    """How an arm is loaded.
+
+    at_once: conversations at a time. rate: in place of it, new ones a second.
+    cold: the prefix cache is emptied before.
+    """
 
     name: str
     conversations: int
@@ -38,10 +47,13 @@ class Load:
 
 @dataclass(frozen=True)
 class Played:
-    """One message of a conversation and what came of it: a turn, or an error. `began`: when it was submitted, in seconds of `time.perf_counter`."""
+    """One message of a conversation and what came of it.
+
+    place: counted from 1. turn: None after an error. began: when the message was sent,
+    in seconds of `time.perf_counter`.
+    """
 
     case: str
-    language: str  # the conversation's
     place: int
     said: CaseTurn
     turn: Turn | None
@@ -52,7 +64,11 @@ class Played:
 
 @dataclass(frozen=True)
 class Pass:
-    """One load played through once. `seconds` of wall clock; `client_seconds` of CPU time in this process, which is all Python of ours."""
+    """One load played once.
+
+    seconds: of wall clock. client_seconds: CPU time of this process, which is all the
+    Python of the desk.
+    """
 
     played: list[Played]
     conversations: int
@@ -62,52 +78,44 @@ class Pass:
 
 @dataclass(frozen=True)
 class Job:
-    """A conversation to be played, everything it needs at hand."""
+    """A conversation to play, with everything that it needs."""
 
     case: Case
-    desk: Desk
+    desk: Assistant
     endpoint: TimedEndpoint
 
 
 class Shops:
-    """Fresh demo shops, one for each conversation, so that none finds what another one wrote."""
+    """Fresh demo shops, one for each conversation: none finds what another one wrote."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.now = folder, datetime.now(UTC)
-        self.first = self._open(folder / "fresh.db")
-        demo.fill(self.first, self.now)
-        with self.first.connect() as connection:
-            connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+        fill_shop(folder / "fresh.db", self.now)
         self._given: list[Database] = []
 
     def fresh(self) -> OrderApi:
-        """The order API of a shop that nobody has been to."""
+        """Return the order system of a shop to which nobody has written."""
         path = self.folder / f"{len(self._given)}.db"
         shutil.copy(self.folder / "fresh.db", path)
-        self._given.append(self._open(path))
+        self._given.append(open_engine(f"sqlite:///{path}"))
         return OrderApi(self._given[-1])
 
     def close(self) -> None:
-        """Forget the shops given out."""
+        """Close the shops that were given out."""
         for engine in self._given:
             engine.dispose()
         self._given.clear()
 
-    @staticmethod
-    def _open(path: Path) -> Database:
-        return open_engine(f"sqlite:///{path}")
-
 
 @contextmanager
 def shops() -> Iterator[Shops]:
-    """The shops of one comparison, in a folder that is gone afterwards."""
+    """Yield the shops of one comparison, in a folder that is removed afterwards."""
     with tempfile.TemporaryDirectory() as folder:
         opened = Shops(Path(folder))
         try:
             yield opened
         finally:
             opened.close()
-            opened.first.dispose()
 
 
 def play_load(
@@ -119,31 +127,36 @@ def play_load(
     seed: str,
     tick: Tick,
 ) -> Pass:
-    """Play the cases against an arm. The shops are made before the clock starts."""
+    """Play the cases against an arm. The shops are made before the clock starts.
+
+    tick: called after each conversation.
+    """
     jobs = []
     client.reconnect()
     for case in cases:
         endpoint = client.apart()
         jobs.append(Job(case, arm.desk(endpoint, place.fresh(), place.now), endpoint))
     began, cpu = time.perf_counter(), time.process_time()
-    played = (
-        _open_loop(jobs, load.rate, seed, tick)
-        if load.rate
-        else _closed_loop(jobs, load.at_once, tick)
-    )
+    if load.rate:
+        played = _open_loop(jobs, load.rate, seed, tick)
+    else:
+        played = _closed_loop(jobs, load.at_once, tick)
     seconds, used = time.perf_counter() - began, time.process_time() - cpu
     place.close()
     return Pass([one for each in played for one in each], len(jobs), seconds, used)
 
 
 def _closed_loop(jobs: Sequence[Job], at_once: int, tick: Tick) -> list[list[Played]]:
-    """The next conversation begins when one ends."""
+    """Begin the next conversation when one ends."""
     with ThreadPoolExecutor(at_once) as pool:
         return list(pool.map(lambda job: play(job, tick), jobs))
 
 
 def _open_loop(jobs: Sequence[Job], rate: float, seed: str, tick: Tick) -> list[list[Played]]:
-    """Conversations begin when customers come, at random moments with `rate` a second on average, however many are still going on."""
+    """Begin conversations at random moments, `rate` a second on average.
+
+    It does not matter how many are still going on.
+    """
     pick = random.Random(seed)
     with ThreadPoolExecutor(len(jobs)) as pool:
         due, started = time.perf_counter(), []
@@ -155,7 +168,7 @@ def _open_loop(jobs: Sequence[Job], rate: float, seed: str, tick: Tick) -> list[
 
 
 def play(job: Job, tick: Tick) -> list[Played]:
-    """One conversation, message after message without a pause, after an error too."""
+    """Play one conversation without pauses. After an error the next message follows."""
     played: list[Played] = []
     conversation = None
     for place, said in enumerate(job.case.turns, 1):
@@ -164,9 +177,9 @@ def play(job: Job, tick: Tick) -> list[Played]:
             if conversation is None:
                 conversation, began = job.desk.open(job.case.customer), time.perf_counter()
             turn = job.desk.turn(conversation, said.text)
-        except (CsprotoError, ValueError) as failure:  # ValueError: what pydantic raises
+        except CsprotoError as failure:
             error = f"{type(failure).__name__}: {failure}"
         calls = job.endpoint.calls[seen:]
-        played.append(Played(job.case.id, job.case.lang, place, said, turn, error, calls, began))
+        played.append(Played(job.case.id, place, said, turn, error, calls, began))
     tick()
     return played

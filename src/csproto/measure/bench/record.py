@@ -1,4 +1,4 @@
-"""What is kept of a comparison: figures by arm and load, the rounds behind the ratios, the ratios, and where they belong in `docs/performance.md`."""
+"""What is kept of a comparison: figures by arm and load, single rounds, and ratios."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
@@ -9,13 +9,13 @@ from csproto.measure.bench.engines import Engine
 from csproto.measure.bench.figures import ratio, summary
 from csproto.measure.bench.load import Pass
 
-# Figures that are compared, and where they stand in a summary. More is better in the first two, less in the others.
+# The figures that are compared, and where they are in a summary. In the first two more is
+# better, in the others less.
 COMPARED = {
     "turns_per_s": ("turns_per_s",),
     "conversations_per_s": ("conversations_per_s",),
     "ttft_ms_p50": ("ttft_ms", "p50"),
     "ttft_ms_p95": ("ttft_ms", "p95"),
-    "reply_token_ms_p50": ("reply_token_ms", "p50"),
     "latency_ms_p50": ("latency_ms", "p50"),
     "latency_ms_p95": ("latency_ms", "p95"),
     "tpot_ms_p50": ("tpot_ms", "p50"),
@@ -25,22 +25,16 @@ COMPARED = {
 HEADLINES = (
     ("turns_per_s", "closed-16"),
     ("ttft_ms_p50", "closed-4"),
-    ("reply_token_ms_p50", "closed-4"),
     ("latency_ms_p50", "closed-4"),
 )
-OWN_AFFAIR = (
-    "--model",
-    "--model-path",
-    "--port",
-    "--host",
-    "--served-model-name",
-)  # flags that say nothing about speed
+# Flags that say nothing about speed.
+PRIVATE_FLAGS = ("--model", "--model-path", "--port", "--host", "--served-model-name")
 
 
 def of_arm(
     arm: Arm, first: Mapping[str, Any], passes: Mapping[str, Sequence[Pass]]
 ) -> dict[str, Any]:
-    """The figures of one arm: `loads` over all rounds together, `rounds` each apart."""
+    """Return the figures of one arm: `loads` of all rounds together, `rounds` of each round."""
     return {
         "letter": arm.letter,
         "title": arm.title,
@@ -70,7 +64,7 @@ def of_engine(
     alone: Mapping[str, Sequence[float]],
     memory: Sequence[float],
 ) -> dict[str, Any]:
-    """The figures of one server. None for what only a server that was started here can tell."""
+    """Return the figures of one server; None for what is only known if it was started here."""
     seconds = engine.server.startup_seconds if engine.server else None
     return {
         "startup_s": seconds and round(seconds, 1),
@@ -82,18 +76,21 @@ def of_engine(
 
 
 def _flags(command: Sequence[str]) -> list[str]:
-    """The flags of a command line, without those that name places of this machine."""
+    """Return the flags of a command line, without those that name places of this machine."""
     start = next(place for place, word in enumerate(command) if word.startswith("--"))
     kept, skip = [], False
     for word in command[start:]:
-        if not skip and word not in OWN_AFFAIR:
+        if not skip and word not in PRIVATE_FLAGS:
             kept.append(word)
-        skip = word in OWN_AFFAIR
+        skip = word in PRIVATE_FLAGS
     return kept
 
 
 def ratios(arms: Mapping[str, Any], engines: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The first arm over every other one, load by load and figure by figure, and its engine over the other engines."""
+    """Return the first arm over every other one, for each load and figure.
+
+    Its engine over the other engines is in the list, too.
+    """
     ours, *others = arms
     found = []
     for other in others:
@@ -122,7 +119,7 @@ def _named(ours: str, other: str, load: str, figure: str) -> dict[str, Any]:
 
 
 def lines(record: Mapping[str, Any]) -> Iterator[str]:
-    """A record for people: the arms load by load, the engines, and the ratios that matter most with their intervals."""
+    """Return a record as text: arms by load, engines, and the main ratios with intervals."""
     heads = (
         "turns/s",
         "TTFT",
@@ -158,11 +155,15 @@ def lines(record: Mapping[str, Any]) -> Iterator[str]:
         speeds = " / ".join(
             f"{median(values):.0f}" for values in engine["alone_tokens_per_s"].values()
         )
-        yield f"{name}: start {engine['startup_s']} s, memory {engine['peak_memory_mb']} MiB, alone {speeds} tokens/s"
+        yield (
+            f"{name}: start {engine['startup_s']} s, memory {engine['peak_memory_mb']} MiB, "
+            f"alone {speeds} tokens/s"
+        )
     for found in record["ratios"]:
         if found["figure"] in COMPARED and (found["figure"], found["load"]) not in HEADLINES:
             continue
-        middle = f"{found['figure']:26} {found['load']:10} {found['of']} / {found['over']}: {found['ratio']:.2f}"
+        pair = f"{found['of']} / {found['over']}"
+        middle = f"{found['figure']:26} {found['load']:10} {pair}: {found['ratio']:.2f}"
         yield (
             f"{middle} ({found['low']:.2f} to {found['high']:.2f}, {found['n']} rounds)"
             if found["n"] > 1

@@ -1,6 +1,8 @@
-"""The shop's schema, step by step: every database that ever was comes up to date by the same files, an empty one too.
+"""The shop's schema, in steps. The same steps bring every database up to date, an empty one too.
 
-A new step is a file in `versions`, with `down_revision` naming the one before, and `store.SCHEMA` naming it; a test compares the outcome with the tables.
+A new step is a file in `versions`, whose `down_revision` names the step before it.
+`store.SCHEMA` names the newest step. A test compares the schema after all steps with
+the tables in `store`.
 """
 
 import threading
@@ -16,23 +18,28 @@ LOCK = 7_203_118  # any number that nobody else in the database uses
 
 
 class SchemaTooNew(CsprotoError):
-    """The database was made by a later version of this package."""
+    """A later version of this package made the database."""
 
 
 def migrate(engine: Engine) -> tuple[str, str]:
-    """Create the schema or bring it up to date; what the tables hold is kept. Returns the schema's number before and after.
+    """Create the schema or bring it up to date. The tables keep what they hold.
 
-    All of it happens or nothing, and two processes do it one after the other. There is no way back but a backup. Raises SchemaTooNew.
+    Either all steps happen or none. Two processes do it one after the other. The only
+    way back is a backup.
+
+    Returns the schema's number before and after. Raises SchemaTooNew.
     """
-    from alembic import command  # takes a third of a second, and most commands do without it
+    # The import takes a third of a second, and most commands do not need it.
+    from alembic import command
     from alembic.config import Config
 
     with ONE_AT_A_TIME, engine.begin() as connection:
-        _alone(connection)
+        _wait_for_others(connection)
         before = schema_of(connection)
         if before > SCHEMA:
             raise SchemaTooNew(
-                f"The database has schema {before}, and this version of csproto knows {SCHEMA} at most. Update csproto."
+                f"The database has schema {before}, and this version of csproto knows {SCHEMA} "
+                "at most. Update csproto."
             )
         if before == SCHEMA:
             return before, SCHEMA
@@ -40,13 +47,17 @@ def migrate(engine: Engine) -> tuple[str, str]:
         config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
         config.attributes["connection"] = connection
         if before:
-            command.stamp(config, before)  # one from before there were migrations does not know its number
+            # A database from before there were migrations does not have its number yet.
+            command.stamp(config, before)
         command.upgrade(config, "head")
     return before, SCHEMA
 
 
-def _alone(connection: Connection) -> None:
-    """Keep every other migration waiting until this transaction ends. SQLite would otherwise commit each statement by itself."""
+def _wait_for_others(connection: Connection) -> None:
+    """Wait for other migrations, and let them wait until this transaction ends.
+
+    Without it, SQLite would also commit each statement of the migration by itself.
+    """
     if connection.dialect.name == "sqlite":
         connection.exec_driver_sql("BEGIN IMMEDIATE")
     elif connection.dialect.name == "postgresql":

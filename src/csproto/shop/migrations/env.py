@@ -1,4 +1,4 @@
-"""What alembic runs for each of its commands, on the connection that `migrate` hands over."""
+"""What alembic runs for each of its commands, on the connection that `migrate` passes."""
 
 from alembic import context
 

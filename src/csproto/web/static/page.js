@@ -4,10 +4,9 @@ import { createChat } from "/static/chat.js";
 const words = await (await fetch("/static/words.json")).json();
 let underWay = null; // the message whose answer is being read, whether that has begun, and the way to end it
 let unsent = null; // a message that never reached the server: shown with what became of it, and kept on this side only
-let unsentCount = 0;
-let repeating = false; // between taking a message back and sending it again
 let later = 0;
-const nothing = (ok) => ({ messages: [], info: { customer: "", customers: [], busy: false, engine: { ok, model: "" } } });
+const KEPT = "csproto-conversation"; // to take the conversation up again after the server was restarted
+const nothing = (ok) => ({ messages: [], info: { customer: "", conversation: "", customers: [], busy: false, engine: { ok, model: "" } } });
 let shown = nothing(false); // the server's last word
 
 const host = {
@@ -26,20 +25,22 @@ await refresh();
 
 async function carryOut(command) {
   if (command.type === "send") await ask(command.text);
-  else if (command.type === "retry") await askAgain(true);
-  else if (command.type === "edit") await askAgain(false, command.text);
-  else if (command.type === "undo") await takeBack(false);
   else if (command.type === "stop") await stop();
   else if (command.type === "rate") show(await call("/api/session/rate", { id: command.id, rating: command.rating }));
-  else if (command.type === "new") show(await call("/api/session", { customer: command.customer ?? null }));
+  else if (command.type === "new") await begin(command.customer ?? null);
   else if (command.type === "check") await refresh();
   else if (command.type === "export") await download(command.form, command.language);
 }
 
+function post(path, body, signal = null) {
+  const headers = { "Content-Type": "application/json" };
+  return fetch(path, { method: "POST", headers, body: JSON.stringify(body), signal });
+}
+
 async function call(path, body) {
-  const response = await fetch(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
+  const response = await post(path, body);
   if (response.ok) return response.json();
-  if (response.status === 401 || response.status === 404) await refresh(); // somebody else is signed in, or nobody: what is shown is not theirs
+  if (response.status === 401 || response.status === 404) await refresh(); // what is shown may be another customer's
   fail((await response.json()).error);
   return null;
 }
@@ -50,19 +51,35 @@ async function refresh() {
   if (response?.status === 401) {
     unsent = null;
     show(nothing(true));
-    fail((await response.json()).error);
-    return;
+    return fail((await response.json()).error);
   }
-  const state = response?.ok ? await response.json().catch(() => null) : null;
+  const state = response?.ok ? await response.json().then(resumed).catch(() => null) : null;
   if (!underWay) show(state || { ...shown, info: { ...shown.info, busy: false, engine: { ...shown.info.engine, ok: false } } });
+}
+
+async function resumed(state) {
+  const kept = localStorage.getItem(KEPT);
+  if (state.info.conversation || !kept) return state;
+  const response = await post("/api/session", JSON.parse(kept));
+  if (response.ok) return response.json();
+  if (response.status === 404) localStorage.removeItem(KEPT);
+  return state;
+}
+
+async function begin(customer) {
+  localStorage.removeItem(KEPT);
+  const state = await call("/api/session", { customer });
+  if (state) unsent = null;
+  show(state);
 }
 
 function show(state) {
   if (!state) return;
   shown = state;
+  if (state.info.conversation) localStorage.setItem(KEPT, JSON.stringify(state.info, ["customer", "conversation"]));
   chat.receive({ type: "snapshot", message: null });
   chat.receive({ type: "messages", messages: unsent ? [...state.messages, unsent] : state.messages });
-  chat.receive({ type: "info", info: { ...state.info, busy: state.info.busy || repeating } });
+  chat.receive({ type: "info", info: state.info });
   chat.receive({ type: "settled" });
   clearTimeout(later);
   if (state.info.busy && !underWay) later = setTimeout(refresh, 1000); // answered in another tab, or being stopped after a reload
@@ -72,35 +89,18 @@ function fail(code) {
   chat.receive({ type: "problem", code });
 }
 
-async function takeBack(again) {
-  if (unsent) {
-    const { text } = unsent;
-    unsent = null;
-    await refresh();
-    return text;
-  }
-  const state = await call("/api/session/undo", { again });
-  show(state);
-  return state?.text;
-}
-
-async function askAgain(again, text = null) {
-  repeating = true;
-  const before = await takeBack(again).finally(() => { repeating = false; });
-  if (before !== undefined) await ask(text ?? before);
-}
-
 async function ask(text) {
-  const message = { kind: "turn", id: `unsent${(unsentCount += 1)}`, at: new Date().toISOString(), text, state: "running", triage: null, parts: [], reply: "", usage: null, error: null, rating: 0 };
+  const message = {
+    id: `unsent${performance.now()}`, at: new Date().toISOString(), text, state: "running",
+    triage: null, sure: null, runner_up: null, decisions: [], waiting: null, choices: [], reply: "", usage: null, error: null, rating: 0,
+  };
   const mine = { message, begun: false, controller: new AbortController() };
   const fails = (code) => { unsent = { ...message, state: "failed", error: { code, reason: "" } }; };
   underWay = mine;
   unsent = null;
   step({ step: "start", message });
   try {
-    const response = await fetch("/api/chat/stream", {
-      method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ input: text }), signal: mine.controller.signal,
-    });
+    const response = await post("/api/chat/stream", { input: text }, mine.controller.signal);
     mine.begun = response.ok;
     if (response.ok) await read(response, message);
     else fails((await response.json()).error);
@@ -125,8 +125,9 @@ function step(step) {
 }
 
 function stepOf({ event, data }) {
-  if (event === "decision") return { step: "decision", part: data };
-  if (event === "triage") return { step: "triage", triage: data };
+  const { sure, runner_up, ...triage } = data; // of the event `triage`
+  if (event === "triage") return { step: "triage", triage, sure, runner_up };
+  if (event === "decision") return { step: "decision", decision: data };
   if (event === "token") return { step: "token", text: data.text };
   if (event === "done") return { step: "done", turn: data };
   return data.error === "stopped" ? { step: "stopped" } : { step: "failed", code: data.error, reason: "" };
@@ -149,8 +150,7 @@ async function stop() {
   const mine = underWay;
   mine?.controller.abort();
   underWay = null;
-  const request = { method: "POST", headers: { "Content-Type": "application/json" }, body: "{}" };
-  const state = await fetch("/api/session/stop", request).then((response) => (response.ok ? response.json() : null)).catch(() => null);
+  const state = await post("/api/session/stop", {}).then((response) => (response.ok ? response.json() : null)).catch(() => null);
   if (mine && !mine.begun && (state || shown).messages.at(-1)?.text !== mine.message.text) unsent = { ...mine.message, state: "stopped" };
   if (state) show(state);
   else await refresh(); // stopped before the server knew of us: there is nothing to stop

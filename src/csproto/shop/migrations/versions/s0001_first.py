@@ -1,4 +1,8 @@
-"""The tables of the first version. A database from before there were migrations has them already and is only marked."""
+"""The tables of the first version.
+
+A database from before there were migrations has them already. It only gets the number
+of this step.
+"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -7,11 +11,13 @@ revision, down_revision = "0001", None
 
 
 def _customer() -> "sa.Column[str]":
-    return sa.Column("customer_id", sa.String(32), sa.ForeignKey("customer.id"), nullable=False, index=True)
+    return sa.Column(
+        "customer_id", sa.String(32), sa.ForeignKey("customer.id"), nullable=False, index=True
+    )
 
 
 def upgrade() -> None:
-    """Create them."""
+    """Create the tables."""
     op.create_table(
         "customer",
         sa.Column("id", sa.String(32), primary_key=True),

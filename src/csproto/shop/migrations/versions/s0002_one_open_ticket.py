@@ -1,4 +1,7 @@
-"""A customer has one open payment ticket and one open ticket for an overdue refund per order: the database holds to it too."""
+"""A customer has at most one open ticket of a kind for an order, now also by an index.
+
+The kinds are `payment` and `refund_overdue`.
+"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -9,10 +12,11 @@ OPEN = "NOT closed AND kind IN ('payment', 'refund_overdue')"
 
 
 def upgrade() -> None:
-    """Of tickets that were opened twice the oldest stays open."""
+    """Create the index. Of tickets that were opened twice, only the oldest stays open."""
     op.execute(
         f"UPDATE ticket SET closed = true WHERE {OPEN}"
-        f" AND id NOT IN (SELECT min(id) FROM ticket WHERE {OPEN} GROUP BY customer_id, order_id, kind)"
+        " AND id NOT IN"
+        f" (SELECT min(id) FROM ticket WHERE {OPEN} GROUP BY customer_id, order_id, kind)"
     )
     op.create_index(
         "one_open_ticket",

@@ -1,4 +1,4 @@
-"""An order has other names of its article, as customers may call it."""
+"""An order has the other names of its article that customers may use."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -9,4 +9,5 @@ revision, down_revision = "0004", "0003"
 def upgrade() -> None:
     """Add the column, empty."""
     with op.batch_alter_table("orders") as orders:
-        orders.add_column(sa.Column("names", sa.String(400), nullable=False, server_default=""))
+        column = sa.Column("names", sa.String(400), nullable=False, server_default="")
+        orders.add_column(column)
