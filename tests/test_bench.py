@@ -26,8 +26,7 @@ from csproto.desk.triage import Triage, Wish
 from csproto.desk.turn import Turn
 from csproto.engine.endpoint import Usage
 from csproto.errors import CsprotoError
-from csproto.measure import pictures
-from csproto.measure.bench import engines, figures
+from csproto.measure.bench import engines, figures, pictures
 from csproto.measure.bench.alone import prompts
 from csproto.measure.bench.arms import ARMS, DEFAULT
 from csproto.measure.bench.clients import Call, TimedEndpoint, VllmEndpoint

@@ -15,7 +15,8 @@ from csproto.desk.handbook import default_handbook
 from csproto.desk.state import Reading, State
 from csproto.desk.triage import Triage, Wish
 from csproto.shop import demo
-from csproto.shop.orders import OrderApi, Write
+from csproto.shop.facts import Write
+from csproto.shop.orders import OrderApi
 from csproto.shop.store import Audit, Customer, Order, Ticket, open_engine
 
 SHANGHAI = ZoneInfo("Asia/Shanghai")

@@ -23,7 +23,8 @@ from csproto.desk.conversation import Conversation
 from csproto.desk.transcript import clean
 from csproto.desk.triage import Triage, Wish
 from csproto.shop import demo
-from csproto.shop.orders import NO_TICKET, Faults, OrderApi, OrderSystemDown
+from csproto.shop.facts import NO_TICKET
+from csproto.shop.orders import Faults, OrderApi, OrderSystemDown
 from csproto.shop.store import ONE_OPEN, Audit, Order, Ticket, open_engine
 
 CUSTOMERS = 16

@@ -24,8 +24,9 @@ from support import NOW
 
 from csproto.shop import demo, migrations
 from csproto.shop.database import DatabaseUnusable, open_database
+from csproto.shop.facts import Write
 from csproto.shop.migrations import SchemaTooNew, migrate
-from csproto.shop.orders import OrderApi, Write
+from csproto.shop.orders import OrderApi
 from csproto.shop.store import SCHEMA, Base, Customer, Ticket, open_engine, schema_of
 
 

@@ -26,16 +26,8 @@ from csproto.desk.state import Outcome, Question, State
 from csproto.desk.transcript import Message
 from csproto.desk.triage import Wish
 from csproto.shop import demo
-from csproto.shop.orders import (
-    NO_TICKET,
-    CustomerUnknown,
-    Faults,
-    OrderApi,
-    OrderMoved,
-    OrderSystemDown,
-    Write,
-    foreseen,
-)
+from csproto.shop.facts import NO_TICKET, Write, foreseen
+from csproto.shop.orders import CustomerUnknown, Faults, OrderApi, OrderMoved, OrderSystemDown
 from csproto.shop.store import (
     TICKET_SUMMARY,
     Audit,

@@ -32,7 +32,8 @@ from csproto.desk.reply import PLACEHOLDER
 from csproto.desk.triage import Act
 from csproto.engine.endpoint import Stopped, StopSignal
 from csproto.engine.server import NoServer
-from csproto.shop.orders import CustomerUnknown, Faults, OrderSystemDown, WriteKind
+from csproto.shop.facts import WriteKind
+from csproto.shop.orders import CustomerUnknown, Faults, OrderSystemDown
 from csproto.shop.store import Audit, Ticket
 
 DEAD = "http://127.0.0.1:9"  # nobody listens on the discard port

@@ -25,15 +25,9 @@ from csproto.desk.conversation import Conversation, resume
 from csproto.desk.handbook import default_handbook
 from csproto.desk.triage import Triage, Wish
 from csproto.desk.turn import Decided, Turn
+from csproto.shop.facts import CustomerFacts, OrderView, Write
 from csproto.shop.migrations import migrate
-from csproto.shop.orders import (
-    CustomerFacts,
-    CustomerUnknown,
-    OrderApi,
-    OrderSystemDown,
-    OrderView,
-    Write,
-)
+from csproto.shop.orders import CustomerUnknown, OrderApi, OrderSystemDown
 from csproto.shop.store import Audit, Base, ConversationRow, Customer, Order, Ticket, open_engine
 
 CUSTOMER, NONCE = "C", "1" * 15

@@ -20,7 +20,8 @@ from support import running_requests
 from csproto.engine.server import free_port
 from csproto.shop.orders import Faults, OrderSystemDown
 from csproto.shop.store import Audit, Ticket
-from csproto.web.app import SignedOut, create_app
+from csproto.web.app import create_app
+from csproto.web.errors import SignedOut
 from csproto.web.health import Health
 from csproto.web.limits import Limits
 from csproto.web.visitors import COOKIE, Signer

@@ -11,8 +11,9 @@ from csproto.desk.handbook import Handbook, default_handbook
 from csproto.desk.profile import Profile, profile_of
 from csproto.engine.server import Progress, Server, find
 from csproto.errors import CsprotoError
+from csproto.shop.contract import OrderSystem
 from csproto.shop.database import open_database
-from csproto.shop.orders import Faults, OrderApi, OrderSystem
+from csproto.shop.orders import Faults, OrderApi
 
 if TYPE_CHECKING:
     from csproto.desk.assistant import Assistant, Keep

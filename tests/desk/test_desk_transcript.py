@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from csproto.desk.transcript import changes, clean, opening
-from csproto.shop.orders import OrderView
+from csproto.shop.facts import OrderView
 
 ZONE = ZoneInfo("Asia/Shanghai")
 ORDER = OrderView(

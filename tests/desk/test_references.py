@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from csproto.desk.references import canonical, foreign_numbers, matches, numbers_in
-from csproto.shop.orders import OrderView
+from csproto.shop.facts import OrderView
 
 OWN = ["123456", "789012", "JD202611050017", "7301", "A20261"]
 

@@ -17,7 +17,8 @@ from csproto.desk.policy import FAULTS, decide
 from csproto.desk.risk import risk_score
 from csproto.desk.state import Reading, State
 from csproto.desk.triage import Act, Triage
-from csproto.shop.orders import CustomerFacts, OrderApi, OrderView
+from csproto.shop.facts import CustomerFacts, OrderView
+from csproto.shop.orders import OrderApi
 
 SHANGHAI = ZoneInfo("Asia/Shanghai")
 HANDBOOK = default_handbook()

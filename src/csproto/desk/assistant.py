@@ -20,7 +20,7 @@ from csproto.desk.steps import Steps
 from csproto.desk.transcript import Message
 from csproto.desk.turn import Decided, Done, Event, Said, Turn, Understood
 from csproto.engine.endpoint import StopSignal
-from csproto.shop.orders import OrderSystem
+from csproto.shop.contract import OrderSystem
 
 __all__ = ["Assistant", "Decided", "Done", "Event", "MessageRefused", "Said", "Turn", "Understood"]
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from csproto.desk.handbook import Handbook
 from csproto.desk.triage import Wish
-from csproto.shop.orders import CustomerFacts, OrderView, Write
+from csproto.shop.facts import CustomerFacts, OrderView, Write
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from csproto.desk.handbook import Language
 from csproto.desk.state import Outcome, State
 from csproto.desk.transcript import Message, opening
 from csproto.errors import CsprotoError
-from csproto.shop.orders import OrderView
+from csproto.shop.facts import OrderView
 from csproto.shop.store import ConversationRow, Customer
 
 WINDOW_CHARS = 5_000  # a transcript with more characters loses its oldest turns

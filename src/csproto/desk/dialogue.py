@@ -16,7 +16,7 @@ from csproto.desk.questions import Questions
 from csproto.desk.references import matches
 from csproto.desk.state import SURE, Kind, Limits, Outcome, Question, Reading, State
 from csproto.desk.triage import Wish
-from csproto.shop.orders import CustomerFacts, OrderView, foreseen
+from csproto.shop.facts import CustomerFacts, OrderView, foreseen
 
 MAX_CANDIDATES = 6  # orders to choose from in one question
 

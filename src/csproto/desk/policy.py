@@ -15,7 +15,7 @@ from datetime import date, timedelta
 from csproto.desk.case import Case, Day, Decision, Fact, Facts, Label, Parts
 from csproto.desk.handbook import Handbook, HandbookError
 from csproto.desk.risk import risk_score
-from csproto.shop.orders import OrderView, Write
+from csproto.shop.facts import OrderView, Write
 
 FAULTS = ("quality", "damaged", "wrong_item", "missing_part")
 NO_FAULTS = ("change_of_mind", "size")

@@ -9,7 +9,7 @@ from csproto.desk.handbook import Handbook
 from csproto.desk.policy import decide
 from csproto.desk.state import Question, Reading, State
 from csproto.desk.triage import Wish
-from csproto.shop.orders import CustomerFacts, OrderView, Write, foreseen
+from csproto.shop.facts import CustomerFacts, OrderView, Write, foreseen
 
 OFFER_AFTER = 2  # after so many misses the desk offers a human
 HAND_OVER_AFTER = 3  # after so many misses a human takes over

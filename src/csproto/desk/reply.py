@@ -11,7 +11,7 @@ from csproto.desk.case import Day, Decision, Fact, Label, Parts
 from csproto.desk.handbook import Handbook, Language
 from csproto.desk.state import Outcome, Question
 from csproto.desk.transcript import ORDERS_SHOWN
-from csproto.shop.orders import OrderView
+from csproto.shop.facts import OrderView
 
 STEM_EXTRA_CHARS = 8  # in a stem, after the first character that no other reply shares
 MOST_ALTERNATIVES = 24  # among which the model chooses

@@ -3,7 +3,7 @@
 from datetime import datetime, timedelta
 
 from csproto.desk.handbook import Handbook
-from csproto.shop.orders import CustomerFacts, OrderView
+from csproto.shop.facts import CustomerFacts, OrderView
 
 
 def risk_score(

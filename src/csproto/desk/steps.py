@@ -19,7 +19,8 @@ from csproto.desk.transcript import Message
 from csproto.desk.triage import Triage, Wish
 from csproto.desk.turn import Event, Said, Turn
 from csproto.engine.endpoint import EngineError, StopSignal
-from csproto.shop.orders import NO_TICKET, CustomerFacts, OrderMoved, OrderSystemDown, Write
+from csproto.shop.facts import NO_TICKET, CustomerFacts, Write
+from csproto.shop.orders import OrderMoved, OrderSystemDown
 
 if TYPE_CHECKING:
     from csproto.desk.assistant import Assistant

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 from zoneinfo import ZoneInfo
 
 from csproto.desk.references import Named, matches
-from csproto.shop.orders import OrderView
+from csproto.shop.facts import OrderView
 
 Role = Literal["system", "user", "assistant"]
 NONCE_DIGITS = 15

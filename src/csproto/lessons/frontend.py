@@ -27,7 +27,7 @@ from csproto.engine.endpoint import Endpoint
 from csproto.lessons.extraction import Prepared, complete, ebnf, prepared
 from csproto.measure.cases import Case
 from csproto.measure.statistics import bootstrap, wilson
-from csproto.shop.orders import OrderSystem
+from csproto.shop.contract import OrderSystem
 
 import sglang as sgl  # isort: skip  # after csproto.engine.endpoint, which makes it importable on a CPU
 from sglang.lang.global_config import global_config  # isort: skip

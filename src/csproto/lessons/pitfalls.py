@@ -22,7 +22,7 @@ from csproto.desk.triage import Wish, grammar
 from csproto.engine.endpoint import Endpoint
 from csproto.lessons.prefix import QUESTION, ask, new_salt, prompt_of
 from csproto.lessons.probes import environment
-from csproto.shop.orders import CustomerFacts, OrderView
+from csproto.shop.facts import CustomerFacts, OrderView
 
 TOKENS = 48  # of an answer
 WHERE_IS_MY_LAMP = "我的台灯到哪了?"

@@ -16,7 +16,7 @@ import pandas as pd
 
 from csproto.desk.transcript import Message, opening
 from csproto.engine.endpoint import Endpoint
-from csproto.shop.orders import OrderView
+from csproto.shop.facts import OrderView
 
 # Makes the messages of one turn from the prompt, the transcript so far and the number of the turn.
 Change = Callable[[list[Message], list[Message], int], list[Message]]

@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from csproto.shop.orders import NO_TICKET
+from csproto.shop.facts import NO_TICKET
 
 # The shares of `Report.as_dict`, each with the least that it should be.
 BARS = {

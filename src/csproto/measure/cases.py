@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from csproto.desk.handbook import Handbook, default_handbook
 from csproto.errors import CsprotoError
-from csproto.shop.orders import WriteKind
+from csproto.shop.facts import WriteKind
 
 WRITE_KINDS = frozenset(get_args(WriteKind)) - {"unavailable"}
 

@@ -15,7 +15,7 @@ from csproto.desk.dialogue import respond
 from csproto.desk.handbook import Handbook, Language, Slot
 from csproto.desk.state import Limits, Outcome, Reading, State
 from csproto.desk.triage import Act, Triage, Wish
-from csproto.shop.orders import NO_TICKET, CustomerFacts, OrderView, WriteKind
+from csproto.shop.facts import NO_TICKET, CustomerFacts, OrderView, WriteKind
 
 Key = tuple[str, int, tuple[str, ...]]  # rule, number of its decisions, what the facts are
 

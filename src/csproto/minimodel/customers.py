@@ -11,7 +11,8 @@ from datetime import datetime, timedelta
 
 from csproto.minimodel.lists import Article, articles, phrases
 from csproto.shop.demo import CARRIERS
-from csproto.shop.orders import CustomerFacts, OrderMoved, OrderView, Write, foreseen
+from csproto.shop.facts import CustomerFacts, OrderView, Write, foreseen
+from csproto.shop.orders import OrderMoved
 
 STATES = (
     "unpaid",

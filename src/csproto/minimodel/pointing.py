@@ -10,7 +10,7 @@ from typing import Any
 from csproto.desk.references import canonical
 from csproto.minimodel.customers import MemoryShop, order_number
 from csproto.minimodel.lists import BLANK, Segment, articles, lists
-from csproto.shop.orders import OrderView
+from csproto.shop.facts import OrderView
 
 REFERENCES = {  # kinds of reference phrases, with how often each is drawn
     "item": 22,

@@ -5,12 +5,33 @@ Run `broken_promises` on an order system of your own before customers meet it.
 
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from typing import Protocol
 
 from csproto.errors import CsprotoError
-from csproto.shop.orders import CustomerFacts, CustomerUnknown, OrderMoved, OrderSystem, Write
+from csproto.shop.facts import CustomerFacts, Write
+from csproto.shop.orders import CustomerUnknown, OrderMoved
 
 RULE = "contract"  # the rule in the audit rows of these writes
 Promise = tuple[str, bool]  # what is promised, and whether it is kept
+
+
+class OrderSystem(Protocol):
+    """What the desk needs of a shop's orders. Every call names the signed-in customer."""
+
+    def facts(self, customer_id: str) -> CustomerFacts:
+        """Return what is known about a customer. Raises OrderSystemDown and CustomerUnknown."""
+
+    def write(self, key: str, customer_id: str, write: Write, now: datetime, why: str) -> int:
+        """Make one change, and return the number of its ticket, or 0 if it has none.
+
+        key: a key that was used before changes nothing.
+        why: the rule that asked for the change.
+
+        Raises OrderSystemDown, OrderMoved and CustomerUnknown.
+        """
+
+    def leave_ticket(self, key: str, customer_id: str, summary: str, now: datetime) -> int:
+        """Leave a wish that could not be served to a human. Returns the ticket's number."""
 
 
 def broken_promises(

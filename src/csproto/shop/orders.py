@@ -1,16 +1,15 @@
 """The order system: what the shop knows about a customer, and the writes of the assistant.
 
-`OrderSystem` is what the desk needs, and `OrderApi` is its implementation on the shop's
-database.
+`OrderApi` is the shop's own `contract.OrderSystem`, on its database.
 """
 
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields
 from datetime import datetime
-from typing import Any, Literal, Protocol, TypeVar
+from typing import TypeVar
 
 from sqlalchemy import delete, select, update
 from sqlalchemy.engine import Connection, Engine, Row
@@ -19,6 +18,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.sql import ColumnElement
 
 from csproto.errors import CsprotoError
+from csproto.shop.facts import NO_TICKET, CustomerFacts, OrderView, Write
 from csproto.shop.store import (
     ONE_OPEN,
     TICKET_SUMMARY,
@@ -30,23 +30,6 @@ from csproto.shop.store import (
 )
 
 T = TypeVar("T")
-WriteKind = Literal[
-    "return",
-    "withdraw",
-    "urge",
-    "cancel",
-    "address",
-    "invoice",
-    "complaint",
-    "handoff",
-    "payment",
-    "refund_overdue",
-    "trace",
-    "change",
-    "quality",
-    "unavailable",
-]
-NO_TICKET = ("cancel", "address", "invoice", "withdraw")  # writes that open no ticket
 
 
 class OrderSystemDown(CsprotoError):
@@ -76,113 +59,6 @@ def database_errors_typed() -> Iterator[None]:
         raise OrderSystemDown(
             f"The shop's database cannot be used: {_first_line(error)} Try again later."
         ) from error
-
-
-@dataclass(frozen=True)
-class OrderView:
-    """One order as the policy sees it.
-
-    Times are in UTC. amount: in cents. The other fields have the values of
-    `store.Order`.
-    """
-
-    id: str
-    item: str
-    category: str
-    status: str
-    amount: int
-    created_at: datetime
-    opened: bool = False
-    promised_at: datetime | None = None
-    shipped_at: datetime | None = None
-    delivered_at: datetime | None = None
-    cancelled_at: datetime | None = None
-    carrier: str = ""
-    tracking_number: str = ""
-    payment: str = "ok"
-    refund: str = "none"
-    refund_at: datetime | None = None
-    invoice: str = "none"
-    recipient: str = ""
-    phone: str = ""
-    address: str = ""
-    names: str = ""  # what else customers call the article, in any language: a|b|c
-
-
-@dataclass(frozen=True)
-class CustomerFacts:
-    """Everything about a customer on which a decision may depend.
-
-    orders: newest first.
-    urged_at: order id to the time of its last urge ticket.
-    open_tickets: kind and order id of the tickets that no human has closed yet.
-    language: that of the customer's account, `zh` or `en`.
-    """
-
-    customer_id: str
-    orders: tuple[OrderView, ...]
-    joined_at: datetime
-    failed_payments: int = 0
-    address_matches: bool = True
-    urged_at: Mapping[str, datetime] = field(default_factory=dict)
-    open_tickets: frozenset[tuple[str, str]] = frozenset()
-    language: str = "zh"
-
-    def order(self, order_id: str) -> OrderView | None:
-        """Return this customer's order with the id, or None.
-
-        Another customer's order is not found, just like one that does not exist.
-        """
-        return next((o for o in self.orders if o.id == order_id), None)
-
-
-@dataclass(frozen=True)
-class Write:
-    """A change that the order system is asked to make.
-
-    All kinds except those in NO_TICKET open a ticket.
-
-    detail: the text for the ticket.
-    escalated: whether the ticket goes to the front of the queue.
-    changes: for `address`, the order's fields that get a new value; for `invoice`, its
-        `title` and `tax_id`.
-    """
-
-    kind: WriteKind
-    order_id: str = ""
-    detail: str = ""
-    escalated: bool = False
-    changes: Mapping[str, str] = field(default_factory=dict)
-
-
-def foreseen(facts: CustomerFacts, write: Write, now: datetime) -> CustomerFacts:
-    """Return the facts as they will be once a write is made, for the decisions after it."""
-    order = facts.order(write.order_id) if write.order_id else None
-    changes: dict[str, Any] = {}
-    match write.kind:
-        case "cancel":
-            changes = {"status": "cancelled", "cancelled_at": now}
-            if order and order.status == "paid":
-                changes |= {"refund": "approved", "refund_at": now}
-        case "return":
-            changes = {"refund": "requested", "refund_at": now}
-        case "withdraw":
-            changes = {"refund": "none", "refund_at": None}
-        case "invoice":
-            changes = {"invoice": "issued"}
-        case "address":
-            changes = dict(write.changes)
-    orders = tuple(replace(o, **changes) if o is order else o for o in facts.orders)
-
-    tickets = facts.open_tickets
-    if write.kind not in NO_TICKET:
-        tickets |= {(write.kind, write.order_id)}
-    if write.kind == "withdraw":
-        tickets -= {("return", write.order_id)}
-    urged = facts.urged_at
-    if write.kind == "urge":
-        urged = {**urged, write.order_id: now}
-    return replace(facts, orders=orders, open_tickets=tickets, urged_at=urged)
 
 
 @dataclass
@@ -225,25 +101,6 @@ class Faults:
         """Lose the answer to a write that has happened. Raises OrderSystemDown."""
         if self._random.random() < self.half_done_rate:
             raise OrderSystemDown("The connection to the order system broke during a write.")
-
-
-class OrderSystem(Protocol):
-    """What the desk needs of a shop's orders. Every call names the signed-in customer."""
-
-    def facts(self, customer_id: str) -> CustomerFacts:
-        """Return what is known about a customer. Raises OrderSystemDown and CustomerUnknown."""
-
-    def write(self, key: str, customer_id: str, write: Write, now: datetime, why: str) -> int:
-        """Make one change, and return the number of its ticket, or 0 if it has none.
-
-        key: a key that was used before changes nothing.
-        why: the rule that asked for the change.
-
-        Raises OrderSystemDown, OrderMoved and CustomerUnknown.
-        """
-
-    def leave_ticket(self, key: str, customer_id: str, summary: str, now: datetime) -> int:
-        """Leave a wish that could not be served to a human. Returns the ticket's number."""
 
 
 class OrderApi:

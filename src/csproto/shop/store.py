@@ -122,7 +122,7 @@ class Order(Base):
 class Ticket(Base):
     """Work for a human.
 
-    kind: one of those `orders.WriteKind` that open a ticket.
+    kind: one of those `facts.WriteKind` that open a ticket.
     summary: the customer's own words, with nothing masked, because whoever works on the
         ticket may have to call back or send something. It is erased with the customer.
     """

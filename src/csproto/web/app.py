@@ -11,9 +11,7 @@ from typing import Annotated, Any, Literal
 from anyio import CapacityLimiter
 from anyio.to_thread import run_sync
 from fastapi import Depends, FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
-from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
@@ -22,14 +20,13 @@ from csproto.chat import records
 from csproto.chat.engine import engine_state, shop_of
 from csproto.chat.export import FORMATS, exported
 from csproto.chat.messages import Step
-from csproto.chat.session import ChatSession, MessageUnknown
+from csproto.chat.session import ChatSession
 from csproto.chat.words import FOLDER as PANEL
 from csproto.chat.words import interface
 from csproto.desk.assistant import Assistant
-from csproto.desk.conversation import ConversationUnknown
-from csproto.errors import CsprotoError
-from csproto.shop.orders import CustomerUnknown, OrderSystemDown, database_errors_typed
+from csproto.shop.orders import database_errors_typed
 from csproto.web import schema
+from csproto.web.errors import add_errors, failure
 from csproto.web.guard import Guard, problem, visitor_language
 from csproto.web.health import Health
 from csproto.web.limits import Limits, Refused, Slots
@@ -46,14 +43,6 @@ FILES = {
     "chat.css": PANEL / "chat.css",
     **{name: STATIC / name for name in ("page.js", "page.css", "docs.js")},
 }
-# HTTP status and seconds to wait; it is 503 and 5 if engine or database cannot answer.
-REFUSALS = {"rate": (429, 5), "internal": (500, 0)}
-# What is wrong with a message is said with status 200, as the blog's page does.
-OURS = ("MessageRefused",)
-
-
-class SignedOut(CsprotoError):
-    """Nobody is signed in. A `sign_in` function raises it, and the visitor gets a 401."""
 
 
 def demo_sign_in(request: Request, wished: str | None) -> str:
@@ -92,7 +81,7 @@ def create_app(
     _add_chat(app, site)
     _add_session(app, site)
     _add_health(app, site)
-    _add_errors(app)
+    add_errors(app)
     return app
 
 
@@ -258,13 +247,8 @@ def _whole(step: Step | None, request: Request, headers: dict[str, str]) -> Resp
     if step and step["step"] == "done":
         return JSONResponse({"response": step["turn"]["reply"]} | step["turn"], headers=headers)
     if step and step["step"] == "failed":
-        told = problem(step["code"], request.headers)
-        if step["code"] in OURS:
-            return JSONResponse(told, headers=headers)
-        status, wait = REFUSALS.get(step["code"], (503, 5))
-        return JSONResponse(told, status, headers | {"Retry-After": str(wait)})
-    told = problem("network", request.headers)
-    return JSONResponse(told, 503, headers | {"Retry-After": "1"})
+        return failure(step["code"], request.headers, headers)
+    return failure("network", request.headers, headers)
 
 
 async def _events(running: Running, request: Request) -> AsyncIterator[str]:
@@ -378,46 +362,3 @@ def _add_health(app: FastAPI, site: Site) -> None:
             down = {"status": "unavailable", "reason": reason, "versions": versions}
             return JSONResponse(down, 503, {"Retry-After": "5"})
         return JSONResponse({"status": "ok", "versions": versions})
-
-
-def _add_errors(app: FastAPI) -> None:
-    """Give every error the form of an answer. None shows an exception's text."""
-
-    @app.exception_handler(Refused)
-    def refused(request: Request, error: Refused) -> Response:
-        headers = {"Retry-After": str(error.retry_after)} if error.retry_after else None
-        return JSONResponse(problem(error.code, request.headers), error.status, headers)
-
-    @app.exception_handler(SignedOut)
-    def signed_out(request: Request, error: SignedOut) -> Response:
-        return JSONResponse(problem("SignedOut", request.headers), 401)
-
-    @app.exception_handler(OrderSystemDown)
-    @app.exception_handler(SQLAlchemyError)  # of a shop's own `sign_in`
-    def down(request: Request, error: Exception) -> Response:
-        first_line = str(error).partition("\n")[0]
-        logger.error("%s %s: %s", request.method, request.url.path, first_line)
-        told = problem("OrderSystemDown", request.headers)
-        return JSONResponse(told, 503, {"Retry-After": "5"})
-
-    @app.exception_handler(CustomerUnknown)
-    @app.exception_handler(ConversationUnknown)
-    def unknown(request: Request, error: Exception) -> Response:
-        return JSONResponse(problem(type(error).__name__, request.headers), 404)
-
-    @app.exception_handler(RequestValidationError)
-    def invalid(request: Request, error: RequestValidationError) -> Response:
-        return JSONResponse(problem("invalid", request.headers), 422)
-
-    @app.exception_handler(MessageUnknown)
-    def missing(request: Request, error: Exception) -> Response:
-        return JSONResponse(problem("not_found", request.headers), 404)
-
-    @app.exception_handler(HTTPException)
-    def http(request: Request, error: HTTPException) -> Response:
-        code = "invalid" if error.status_code < 500 else "internal"
-        return JSONResponse(problem(code, request.headers), error.status_code, error.headers)
-
-    @app.exception_handler(Exception)
-    def broken(request: Request, error: Exception) -> Response:
-        return JSONResponse(problem("internal", request.headers), 500)
