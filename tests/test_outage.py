@@ -132,7 +132,7 @@ def test_a_database_that_does_not_answer_stops_nobody_but_says_so(
             while not asked.done():
                 page = time.monotonic()
                 assert httpx.get(f"{url}/", timeout=5).status_code == 200
-                assert time.monotonic() - page < 2, "the page freezes"
+                assert time.monotonic() - page < 4, "the page freezes"
                 time.sleep(0.1)
             assert time.monotonic() - began < 30
         for (route, language), answer in asked.result().items():

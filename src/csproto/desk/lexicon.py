@@ -12,6 +12,7 @@ from csproto.desk.handbook import Language, Lexicon
 # A clause of a message and the mark that ends it: "yes?" and " and 160001" in
 # "yes? and 160001". A point within a number ends no clause.
 CLAUSE = re.compile(r"((?:[^,.;:!?~\n，。；：！？…、]|\.(?=\d))*)([,.;:!?~\n，。；：！？…、]*)")
+TRAILING_OFF = ("...", "…", "。。")
 QUOTES = " -\"'“”‘’()（）"
 
 
@@ -19,7 +20,7 @@ def begins_with_yes(text: str, lexicon: Lexicon) -> bool:
     """Return whether a message begins with a clear yes that it does not take back.
 
     - Its first clause is a yes or begins with a firm one; fillers may stand before it.
-    - That clause is no question ("yes?", "ok what").
+    - That clause is no question ("yes?", "ok what"), and does not trail off ("mhm...").
     - Nothing after the yes begins with a word that takes it back ("yes, but").
     """
     found = False
@@ -30,7 +31,9 @@ def begins_with_yes(text: str, lexicon: Lexicon) -> bool:
             if rest and not found:
                 return False
             asked = "?" in end or "？" in end or _begins(rest, _all(lexicon.asks))
-            if found and (asked or clause.strip(QUOTES).endswith(tuple(lexicon.question_ends))):
+            trails_off = any(mark in end for mark in TRAILING_OFF)
+            ends_as_question = clause.strip(QUOTES).endswith(tuple(lexicon.question_ends))
+            if found and (asked or trails_off or ends_as_question):
                 return False
         if found and _begins(_without(rest, _all(lexicon.fillers)), _all(lexicon.no)):
             return False
