@@ -6,7 +6,7 @@ VLLM := .venv-vllm
 RUN := $(VENV)/bin
 STAMP := $(VENV)/.ready-$(GPU)
 # Two workers, each with its own server: much of the time is one process that starts, which keeps one core busy.
-PYTEST := $(RUN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+PYTEST := $(RUN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-all browser lint serve web lab notebooks bench bench-setup clean

@@ -4,6 +4,7 @@ With `pytest -n`, each worker has a server.
 """
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -29,11 +30,17 @@ examples.register_profile("csproto", deadline=None, max_examples=2_000 if IS_LON
 examples.load_profile("csproto")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the notebooks first.
+    """Let workers take whole files, but of the notebooks one at a time, and those first.
 
     They take longest: if they began last, one worker would wait for the other.
     """
+    for item in items:
+        group = item.path.stem
+        if group == "test_notebooks" and (named := re.search(r"\[(\d\d_[a-z_]+)", item.name)):
+            group = named[1]
+        item.add_marker(pytest.mark.xdist_group(group))
     items.sort(key=lambda item: item.path.stem != "test_notebooks")
 
 
