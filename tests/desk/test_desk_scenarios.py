@@ -121,9 +121,6 @@ def rehearse(scenario: Scenario, filled: Path) -> list[str]:
 @pytest.mark.parametrize("scenario", ALL, ids=lambda s: f"{s.family}: {s.name}")
 def test_the_desk_does_what_is_promised(scenario: Scenario, filled_shop: Path) -> None:
     differences = rehearse(scenario, filled_shop)
-    if scenario.xfail:
-        assert differences, f"this works now; take out xfail: {scenario.xfail}"
-        pytest.xfail(scenario.xfail)
     assert not differences, "\n".join(differences)
 
 

@@ -85,7 +85,7 @@ def doctor() -> None:
         out.print(f"{mark} {check.what}: {check.found}")
         if not check.ok:
             bad += 1
-            out.print(f"     mend it: {check.mend}")
+            out.print(f"     repair:  {check.fix}")
     if bad:
         raise CsprotoError(f"{bad} of the checks failed; the commands above mend them.")
 
@@ -94,19 +94,19 @@ def doctor() -> None:
 def db_init() -> None:
     """Create the schema and put the demo data in place of whatever is there."""
     from csproto.shop import demo
-    from csproto.shop.database import open_engine_name, usable
+    from csproto.shop.database import url_without_password, usable
     from csproto.shop.store import open_engine
 
     url = settings.database_url()
     with usable(url):
         customers, orders = demo.fill(open_engine(url, patience=None), datetime.now(UTC))
-    out.print(f"{open_engine_name(url)}: {customers} customers, {orders} orders")
+    out.print(f"{url_without_password(url)}: {customers} customers, {orders} orders")
 
 
 @db_app.command("migrate")
 def db_migrate() -> None:
     """Create the schema, or bring an older one up to date; what is in the database is kept."""
-    from csproto.shop.database import open_engine_name, usable
+    from csproto.shop.database import url_without_password, usable
     from csproto.shop.migrations import migrate
     from csproto.shop.store import open_engine
 
@@ -114,7 +114,7 @@ def db_migrate() -> None:
     with usable(url):
         before, after = migrate(open_engine(url, patience=None))
     out.print(
-        f"{open_engine_name(url)}: schema {after}"
+        f"{url_without_password(url)}: schema {after}"
         + (f", before {before or 'none'}" if before != after else "")
     )
 

@@ -18,13 +18,13 @@ class Check:
     """The result of one check.
 
     what: what was looked at. found: what was found, for the user to read.
-    mend: what to do if the check has failed.
+    fix: what to do if the check has failed.
     """
 
     what: str
     ok: bool
     found: str
-    mend: str = ""
+    fix: str = ""
 
 
 def checks() -> Iterator[Check]:

@@ -103,7 +103,7 @@ class Scenario(_Form):
     """One conversation with a demo customer.
 
     after: what has changed about their orders at the end; everything else must be as before.
-    tickets: exactly those that are open at the end. xfail: why the desk does not manage it yet.
+    tickets: exactly those that are open at the end.
     """
 
     name: str
@@ -112,7 +112,6 @@ class Scenario(_Form):
     turns: list[Step] = Field(min_length=1)
     after: dict[str, dict[str, str]] = {}
     tickets: list[dict[Literal["kind", "order"], str]] = []
-    xfail: str = ""
 
     @property
     def rehearsal_only(self) -> bool:

@@ -32,7 +32,7 @@ def open_database(url: str | None = None) -> Engine:
             demo.fill(open_engine(url, patience=None), datetime.now(UTC))
     if schema not in ("", SCHEMA):
         raise DatabaseUnusable(
-            f"The database {open_engine_name(url)} has schema {schema}, and this version of "
+            f"The database {url_without_password(url)} has schema {schema}, and this version of "
             f"csproto uses {SCHEMA}. Run `csproto db migrate`; what is in it is kept."
         )
     return engine
@@ -45,12 +45,12 @@ def usable(url: str) -> Iterator[None]:
         yield
     except (SQLAlchemyError, ImportError) as error:
         raise DatabaseUnusable(
-            f"The database {open_engine_name(url)} cannot be used: {str(error).splitlines()[0]} "
+            f"The database {url_without_password(url)} cannot be used: {str(error).splitlines()[0]} "
             "Check CSPROTO_DB, and that the database runs, has room and may be written."
         ) from error
 
 
-def open_engine_name(url: str) -> str:
+def url_without_password(url: str) -> str:
     """Return a database URL without its user and password."""
     head, at, tail = url.rpartition("@")
     return f"{head.split('://')[0]}://***@{tail}" if at else url
