@@ -76,7 +76,7 @@ def web(
 
 @app.command()
 def doctor() -> None:
-    """Say what is installed, what is missing, and the command that mends it."""
+    """Say what is installed, what is missing, and the command that repairs it."""
     from csproto.engine.doctor import checks
 
     bad = 0
@@ -87,7 +87,7 @@ def doctor() -> None:
             bad += 1
             out.print(f"     repair:  {check.fix}")
     if bad:
-        raise CsprotoError(f"{bad} of the checks failed; the commands above mend them.")
+        raise CsprotoError(f"{bad} of the checks failed; the commands above repair them.")
 
 
 @db_app.command("init")

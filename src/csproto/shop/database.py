@@ -44,8 +44,9 @@ def usable(url: str) -> Iterator[None]:
     try:
         yield
     except (SQLAlchemyError, ImportError) as error:
+        reason = str(error).splitlines()[0]
         raise DatabaseUnusable(
-            f"The database {url_without_password(url)} cannot be used: {str(error).splitlines()[0]} "
+            f"The database {url_without_password(url)} cannot be used: {reason} "
             "Check CSPROTO_DB, and that the database runs, has room and may be written."
         ) from error
 
