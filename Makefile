@@ -20,8 +20,8 @@ $(STAMP): pyproject.toml requirements/cpu.txt requirements/gpu.txt requirements/
 	$(PYTHON) requirements/setup.py --venv $(VENV) $(if $(filter 1,$(GPU)),--gpu)
 	@touch $@
 
-demo: $(STAMP) ## two customers answered by a real SGLang server
-	@$(RUN)/csproto demo
+demo: $(STAMP) ## customers answered by a real SGLang server (MODEL=folder for another model)
+	@$(RUN)/csproto demo $(if $(MODEL),--model $(MODEL))
 
 test: $(STAMP) lint ## lint, types and all tests
 	$(PYTEST)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 from csproto import settings
@@ -16,7 +16,7 @@ from csproto.shop.database import open_database
 from csproto.shop.orders import Faults, OrderApi
 
 if TYPE_CHECKING:
-    from csproto.desk.assistant import Assistant, Keep
+    from csproto.desk.assistant import Assistant, Keep, Similar
     from csproto.engine.endpoint import Endpoint
 
 
@@ -46,6 +46,8 @@ def open_desk(
     with connected(base_url, model, progress) as (url, key):
         from csproto.engine.endpoint import Endpoint  # imports sglang, which takes seconds
 
+        if progress:
+            progress("the model reads its instructions")
         yield desk_on(Endpoint(url, key), OrderApi(engine, faults), shop=shop)
 
 
@@ -92,27 +94,43 @@ def desk_on(
     messages_per_minute: the most messages of one customer; None for no limit.
     temperature: replaces the sampling of the profile, for tests and measurements.
 
-    Raises ProfileError.
+    Raises ProfileError, and EngineError if the server does not read the prompt.
     """
     from csproto.desk.assistant import Assistant
     from csproto.desk.prompt import prompt_messages
-    from csproto.desk.reader import ModelReader
+    from csproto.desk.reader import ModelReader, read_ahead
 
     handbook = shop or default_handbook()
     profile = profile or profile_of(str(endpoint.model_info["model_path"]))
     sampling = dict(profile.sampling)
     if temperature is not None:
         sampling = {"temperature": temperature} | ({"top_p": settings.TOP_P} if temperature else {})
+    prompt = prompt_messages(profile, handbook)
+    if not profile.prompt:  # it is long
+        read_ahead(endpoint, prompt)
     return Assistant(
         partial(ModelReader, endpoint, handbook.intents, sampling),
         orders,
         keep=keep or _keeper(orders),
-        prompt=prompt_messages(profile, handbook),
+        prompt=prompt,
         handbook=handbook,
         limits=profile.limits,
+        similar=_similar(handbook, profile.similar),
         clock=clock,
         messages_per_minute=messages_per_minute,
     )
+
+
+@cache
+def _similar(handbook: Handbook, count: int) -> "Similar":
+    """Return the function that finds examples for a message. Made once: it takes seconds."""
+    from csproto.desk.assistant import no_examples
+
+    if not count:
+        return no_examples
+    from csproto.minimodel.similar import SimilarLines
+
+    return SimilarLines(handbook, count)
 
 
 def _keeper(orders: OrderSystem) -> "Keep":

@@ -69,9 +69,16 @@ def evaluate_command(
     ] = 1,
     workers: Workers = 4,
     half: Annotated[Half | None, typer.Option(help="Only cases with odd or even numbers.")] = None,
+    similar: Annotated[
+        int | None,
+        typer.Option(help="Show the model this many similar lines of the corpus (retrieval)."),
+    ] = None,
     baselines: Annotated[
         bool, typer.Option(help="Measure keywords and a linear classifier beside it.")
     ] = False,
+    record: Annotated[
+        str | None, typer.Option(help="Keep the figures in data/measured/models/NAME.json.")
+    ] = None,
     calibrate: Annotated[
         float | None,
         typer.Option(
@@ -83,6 +90,7 @@ def evaluate_command(
     ] = False,
 ) -> None:
     """Measure a model on hand-written messages and dialogues."""
+    from csproto.desk.profile import profile_of
     from csproto.desk.state import SURE
     from csproto.measure import evaluate as measure
     from csproto.measure.cases import load_cases
@@ -93,12 +101,12 @@ def evaluate_command(
     if half:
         cases = measure.half(cases, half.value)
     with _endpoint(base_url, model) as endpoint, _bar("evaluating", len(cases) * repeat) as done:
-        from csproto.desk.profile import profile_of
-
         model_path = str(endpoint.model_info["model_path"])
         profile = profile_of(model_path)
         if calibrate is not None:
             profile = profile.model_copy(update={"limits": SURE})
+        if similar is not None:
+            profile = profile.model_copy(update={"similar": similar})
         report = measure.evaluate(
             endpoint,
             cases,
@@ -124,6 +132,13 @@ def evaluate_command(
         from csproto.measure.baselines import baseline_figures
 
         figures["baselines"] = baseline_figures(cases)
+    if record:
+        from csproto.measure import models
+
+        sets = [path.stem for path in data or measure.SETS.values()]
+        sets = [f"{name}, {half.value} half" if half else name for name in sets]
+        kept = models.record(figures, profile, sets, workers)
+        err.print(f"The figures are kept in {models.write_record(record, kept)}.")
     if as_json:
         print(json.dumps(figures, ensure_ascii=False))
         return

@@ -27,6 +27,12 @@ __all__ = ["Assistant", "Decided", "Done", "Event", "MessageRefused", "Said", "T
 
 MakeReader = Callable[[StopSignal], Reader]
 Keep = Callable[[Conversation], None]
+Similar = Callable[[str], Sequence[Message]]
+
+
+def no_examples(text: str) -> Sequence[Message]:
+    """Return no examples: the prompt has them all."""
+    return ()
 
 
 class Assistant:
@@ -38,6 +44,7 @@ class Assistant:
     prompt: the messages that the model reads before every transcript.
     handbook: the shop's rules and wordings; the demo shop's unless given.
     limits: how sure the model must be, lest the desk asks what is meant.
+    similar: gives examples that are similar to a message, for the model to read before it.
     clock: gives the present moment with its time zone; the real time unless given.
     messages_per_minute: the most messages of one customer; None for no limit.
     """
@@ -51,12 +58,13 @@ class Assistant:
         prompt: Sequence[Message],
         handbook: Handbook | None = None,
         limits: Limits = SURE,
+        similar: Similar = no_examples,
         clock: Callable[[], datetime] | None = None,
         messages_per_minute: int | None = settings.MESSAGES_PER_MINUTE,
     ) -> None:
         self.reader, self.orders, self.keep, self.prompt = reader, orders, keep, prompt
         self.handbook = handbook or default_handbook()
-        self.limits = limits
+        self.limits, self.similar = limits, similar
         policy.check(self.handbook)
         self.clock = clock or (lambda: datetime.now(UTC))
         self.admission = Admission(messages_per_minute)

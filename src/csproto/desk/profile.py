@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from csproto.desk.state import SURE, Limits
 from csproto.errors import CsprotoError
@@ -28,6 +28,7 @@ class Profile(BaseModel):
     prompt: the whole system prompt; if empty, the prompt is built from the wish files.
     limits: how sure the model must be, lest the desk asks what is meant.
     sampling: the sampling parameters of every model call.
+    similar: how many similar lines of the corpus the model sees before each message.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -35,6 +36,7 @@ class Profile(BaseModel):
     prompt: str = ""
     limits: Limits = SURE
     sampling: dict[str, float] = {"temperature": 0.0}
+    similar: int = Field(default=0, ge=0, le=50)
 
 
 def profile_of(model: str | Path) -> Profile:

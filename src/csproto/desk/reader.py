@@ -17,6 +17,7 @@ from csproto.engine.grammar import terminal
 
 TRIAGE_TOKENS = 1_000  # the grammar ends a triage long before
 CHOICE_TOKENS = 300
+PROMPT_PATIENCE = 600.0  # seconds
 RIVALS = 5  # how many of the likeliest tokens the server reports for each token
 
 
@@ -96,6 +97,17 @@ def programs() -> dict[str, Any]:
         s += sgl.assistant(sgl.gen("answer", max_tokens=CHOICE_TOKENS))
 
     return {"triage": triage, "payment_risk": payment_risk, "choose": choose}
+
+
+def read_ahead(endpoint: Endpoint, prompt: Sequence[Message]) -> None:
+    """Let the server compute the prompt that all customers share, before any of them waits.
+
+    A prompt of thousands of tokens can take a CPU longer than the read time-out.
+
+    Raises EngineError.
+    """
+    messages = [{"role": m.role, "content": m.content} for m in prompt]
+    endpoint.warm(endpoint.chat_template.get_prompt(messages), patience=PROMPT_PATIENCE)
 
 
 class ModelReader:

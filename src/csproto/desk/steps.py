@@ -106,7 +106,9 @@ class Steps:
             state = conversation.state
             waiting, begun = state.question is not None, state.last is not None
             ebnf = triage.grammar(self.desk.handbook, self.text, own, waiting, begun)
-            read = self.reader.triage(self._messages(), self.text, ebnf)
+            # The examples are for this message only, so the transcript does not keep them.
+            messages = [*self._messages(), *self.desk.similar(self.text)]
+            read = self.reader.triage(messages, self.text, ebnf)
             self._count_call(read)
             raw, turn.sure, turn.runner_up = read.text, read.sure, read.runner_up
         conversation.transcript += [Message("user", self.text), Message("assistant", raw)]

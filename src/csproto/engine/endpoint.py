@@ -189,8 +189,10 @@ class Endpoint(RuntimeEndpoint):
         """POST a JSON document and return the answer's body. Raises EngineError."""
         return self._request("POST", path, body or {}).data
 
-    def warm(self, text: str, cache_salt: str | None = None) -> None:
+    def warm(self, text: str, cache_salt: str | None = None, patience: float | None = None) -> None:
         """Compute the KV cache of a prompt prefix, so that the first message need not.
+
+        patience: seconds to wait for it, in place of the read time-out.
 
         Raises EngineError.
         """
@@ -199,7 +201,11 @@ class Endpoint(RuntimeEndpoint):
         # long as the batch goes on (sampling/sampling_batch_info.py, `merge_batch`).
         sampling = {"max_new_tokens": 0, "temperature": 0}
         body: dict[str, Any] = {"text": text, "sampling_params": sampling}
-        self.post("/generate", body | ({"cache_salt": cache_salt} if cache_salt else {}))
+        body |= {"cache_salt": cache_salt} if cache_salt else {}
+        patient = copy.copy(self)
+        if patience:
+            patient._timeout = urllib3.Timeout(connect=self._timeout.connect_timeout, read=patience)
+        patient.post("/generate", body)
 
     def cache_prefix(self, prefix_str: str) -> None:
         """Compute the constant prefix of a batch, for SGLang's frontend. Raises EngineError."""

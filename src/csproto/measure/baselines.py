@@ -3,7 +3,6 @@
 The classifier learns from the same corpus as the mini model.
 """
 
-import random
 import re
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -13,11 +12,7 @@ from csproto.desk.transcript import clean
 from csproto.measure.cases import Case
 from csproto.measure.play import judged
 from csproto.measure.report import Report
-from csproto.minimodel.lists import BLANK, lists, phrases
-
-NGRAMS = (1, 4)
-NUMBERS = ("order", "order2", "ref", "new_phone", "phone", "tax_id", "amount", "money")
-SMALL_TALK = ("other", "aside", "greetings", "hostile", "hesitate")
+from csproto.minimodel.similar import NGRAMS, labelled_lines, normal
 
 # The first pattern that matches names the intent, so the more specific ones come first.
 KEYWORDS = {
@@ -65,12 +60,12 @@ class LinearClassifier:
             analyzer="char_wb", ngram_range=NGRAMS, sublinear_tf=True, min_df=2
         )
         self._pipeline = make_pipeline(vectorizer, LinearSVC(C=0.5))
-        texts, intents = _examples(handbook or default_handbook())
-        self._pipeline.fit(texts, intents)
+        texts, intents = labelled_lines(handbook or default_handbook())
+        self._pipeline.fit([normal(text) for text in texts], intents)
 
     def intents(self, texts: Sequence[str]) -> list[str]:
         """The likeliest intent of each message."""
-        return list(self._pipeline.predict([_normal(text) for text in texts]))
+        return list(self._pipeline.predict([normal(text) for text in texts]))
 
 
 class Classifier(Protocol):
@@ -114,33 +109,3 @@ def baseline_rows(classifier: Classifier, cases: Sequence[Case]) -> list[dict[st
         row["right"] = judged(intents_only, row)
         rows.append(row | {"expect": intents_only.model_dump(exclude_none=True)})
     return rows
-
-
-def _examples(handbook: Handbook) -> tuple[list[str], list[str]]:
-    pick, texts, intents = random.Random(1), [], []
-    for language in ("zh", "en"):
-        for intent in handbook.intents:
-            names = SMALL_TALK if intent == "other" else (intent,)
-            for name in names:
-                for line in lists(language)[name]:
-                    label = line[0].labels[0] if name == "hostile" else intent
-                    texts.append(_normal(_filled(line[0].text, language, pick)))
-                    intents.append(label)
-    return texts, intents
-
-
-def _filled(text: str, language: str, pick: random.Random) -> str:
-    """A text with its blanks filled: literals, numbers where orders stand, articles elsewhere."""
-
-    def fill(blank: re.Match[str]) -> str:
-        if blank[2]:
-            return blank[2]
-        if blank[1] in NUMBERS:
-            return str(pick.randrange(10**5, 10**6))
-        return pick.choice(phrases(language, "items"))
-
-    return BLANK.sub(fill, text)
-
-
-def _normal(text: str) -> str:
-    return re.sub(r"\d", "0", clean(text).lower())

@@ -1,0 +1,115 @@
+"""What was measured of each model, kept in data/measured/models and shown in docs/models.md."""
+
+import json
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from csproto.desk.profile import Profile
+from csproto.errors import CsprotoError
+from csproto.measure.bench.machine import hardware, versions
+from csproto.settings import DATA, REPOSITORY
+
+FOLDER = DATA / "measured" / "models"
+PAGE = REPOSITORY / "docs" / "models.md"
+# A name of a record: "qwen2.5-0.5b-similar8" matches, "../x" does not.
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
+HEAD = """# Models on the same desk
+
+Written by `python -m csproto.measure.models` from `data/measured/models/`. Each row was measured by
+
+    csproto serve --model FOLDER
+    csproto eval --baselines --record NAME
+
+on the messages and dialogues of `data/eval`, greedy. "Answered" is the share of turns that were not
+asked back, and "right of those" their intents at the model's own limits of sureness. "Unwanted" are
+writes that nobody asked for. Latency depends on the machine, which each record names.
+
+| model | turns | intent | Chinese | English | orders | action | unwanted | answered | right of \
+those | turn p50 | measured on |
+|---|---|---|---|---|---|---|---|---|---|---|---|
+"""
+MISSING = """| Qwen2.5-7B-Instruct | not yet: `make setup GPU=1`, then the two commands above |
+"""
+
+
+def record(
+    figures: Mapping[str, Any], profile: Profile, data: list[str], workers: int
+) -> dict[str, Any]:
+    """Return what is kept of an evaluation.
+
+    figures: the summary of the report. data: the names of the sets, with the half.
+    workers: conversations at once.
+    """
+    unwanted = figures["unwanted_writes"]
+    brief = {k: v for k, v in figures.items() if k != "unwanted_writes"}
+    brief["unwanted_writes"] = {
+        "count": unwanted["count"],
+        "ids": [f"{row['id']}:{row['turn']}" for row in unwanted["list"]],
+    }
+    return {
+        "measured": datetime.now(UTC).date().isoformat(),
+        "data": data,
+        "workers": workers,
+        "profile": profile.model_dump(exclude={"prompt"}) | {"own_prompt": bool(profile.prompt)},
+        "hardware": hardware(),
+        "versions": versions(),
+        "figures": brief,
+    }
+
+
+def write_record(name: str, content: Mapping[str, Any], folder: Path = FOLDER) -> Path:
+    """Write a record and return its file. Raises CsprotoError for a name that is no file name."""
+    if not NAME.fullmatch(name):
+        raise CsprotoError(f"{name!r} is no name for a record: small letters, digits, ._- please.")
+    path = folder / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    return path
+
+
+def page(folder: Path = FOLDER) -> str:
+    """Return the page with one row a record, and the baselines measured beside them."""
+    rows, baselines = "", ""
+    for path in sorted(folder.glob("*.json")):
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        rows += _row(path.stem, kept)
+        for name, found in kept["figures"].get("baselines", {}).items():
+            languages = " | ".join(_percent(found["by_lang"].get(lang)) for lang in ("zh", "en"))
+            turns = found["intent"]["n"]
+            baselines += f"| {name} (beside {path.stem}) | {turns} | "
+            baselines += f"{_percent(found['intent'])} | {languages} |" + " |" * 7 + "\n"
+    return HEAD + rows + baselines + MISSING
+
+
+def _row(name: str, kept: Mapping[str, Any]) -> str:
+    figures, machine = kept["figures"], kept["hardware"]
+    languages = [_percent(figures["by_lang"].get(lang, {}).get("intent")) for lang in ("zh", "en")]
+    asked = figures["clarifications"]["share"]
+    limit = kept["profile"]["limits"]["answering"]
+    at = min(figures["by_threshold"], key=lambda at: abs(at["threshold"] - limit))
+    cells = [
+        name + (f", {kept['profile']['similar']} similar lines" * bool(kept["profile"]["similar"])),
+        f"{figures['turns']} ({', '.join(kept['data'])})",
+        _percent(figures["intent"]),
+        *languages,
+        _percent(figures["orders"]),
+        _percent(figures["action"]),
+        str(figures["unwanted_writes"]["count"]),
+        f"{1 - asked:.1%}",
+        f"{at['accuracy']:.1%}" if limit else "-",
+        f"{figures['latency_ms']['p50'] / 1000:.2f} s, {kept['workers']} at once",
+        f"{machine['cpu']}, {machine['cores']} cores, {machine['gpu'] or 'no GPU'}",
+    ]
+    return f"| {' | '.join(cells)} |\n"
+
+
+def _percent(share: Mapping[str, Any] | None) -> str:
+    return f"{share['share']:.1%}" if share else "-"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
+    print(f"Wrote {PAGE}.")
