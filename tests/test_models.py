@@ -1,0 +1,107 @@
+"""Any model: examples that are similar to a message, and the figures kept of a model."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from scripted import Script, says, scripted
+
+from csproto.desk.handbook import default_handbook
+from csproto.desk.profile import Profile, profile_of
+from csproto.desk.prompt import prompt_messages
+from csproto.desk.reader import Read, read_ahead
+from csproto.desk.transcript import Message
+from csproto.errors import CsprotoError
+from csproto.measure import models
+from csproto.measure.report import Report
+from csproto.minimodel.similar import SimilarLines, labelled_lines
+from csproto.shop.orders import OrderApi
+
+
+@pytest.fixture(scope="module")
+def similar() -> SimilarLines:
+    return SimilarLines(default_handbook(), 5)
+
+
+def test_a_line_of_the_corpus_is_most_similar_to_itself(similar: SimilarLines) -> None:
+    texts, intents = labelled_lines(default_handbook())
+    assert set(intents) == set(default_handbook().intents)
+    for place in range(0, len(texts), len(texts) // 20):
+        text, _ = similar.nearest(texts[place])[0]
+        assert text == texts[place]
+
+
+def test_lines_that_are_similar_mostly_share_the_intent(similar: SimilarLines) -> None:
+    near = similar.nearest("where on earth is my refund, you took the rug back weeks ago")
+    assert sum(intent == "refund_status" for _, intent in near) >= 3
+    (message,) = similar("退款怎么还没到账")
+    listed = json.loads(message.content)["similar"]
+    assert (message.role, len(listed)) == ("system", 5)
+    assert listed[-1]["intent"] == "refund_status"  # the most similar one stands last
+
+
+def test_examples_stand_before_the_message_only_and_are_not_kept(engine) -> None:
+    seen: list[Sequence[Message]] = []
+
+    class Watching(Script):
+        def triage(self, messages: Sequence[Message], text: str, ebnf: str) -> Read:
+            seen.append(messages)
+            return super().triage(messages, text, ebnf)
+
+    example = Message("system", '{"similar":[]}')
+    desk = scripted(
+        OrderApi(engine), says("other"), script=Watching, similar=lambda text: [example]
+    )
+    conversation = desk.open("C001")
+    desk.turn(conversation, "hello")
+    desk.turn(conversation, "hello again")
+    assert [m[-1] for m in seen] == [example, example]
+    assert example not in seen[1][:-1]
+    assert example not in conversation.transcript
+
+
+def test_the_shared_prompt_is_read_once_for_all(endpoint) -> None:
+    """With a prompt from the wish files, the first customer finds it in the cache."""
+    profile = Profile(prompt="", limits=profile_of("").limits)
+    prompt = prompt_messages(profile, default_handbook())[:1]  # all would be too long for it
+    read_ahead(endpoint, prompt)
+    rendered = endpoint.chat_template.get_prompt(
+        [{"role": m.role, "content": m.content} for m in prompt]
+    )
+    asked = {"text": rendered + "x", "sampling_params": {"max_new_tokens": 1, "temperature": 0}}
+    meta = json.loads(endpoint.post("/generate", asked))["meta_info"]
+    assert meta["cached_tokens"] >= 0.98 * meta["prompt_tokens"]
+
+
+def test_the_record_of_a_model_becomes_a_row(tmp_path: Path) -> None:
+    row = {
+        "id": "x-1",
+        "lang": "zh",
+        "turn": 1,
+        "text": "你好",
+        "error": None,
+        "triage": {"act": "ask", "wishes": [{"intent": "other", "orders": []}]},
+        "sure": 0.9,
+        "runner_up": None,
+        "decisions": [],
+        "writes": [{"kind": "urge", "order": "1"}],
+        "usage": {"total_ms": 1500.0, "ttft_ms": 9.0, "reusable_tokens": 4, "reused_tokens": 3},
+        "expect": {"intent": "other", "writes": []},
+        "right": {"intent": True, "writes": False},
+    }
+    figures = Report([row]).as_dict()
+    kept = models.record(figures, Profile(similar=8), ["outside, odd half"], workers=2)
+    assert kept["figures"]["unwanted_writes"] == {"count": 1, "ids": ["x-1:1"]}
+    assert "你好" not in json.dumps(kept, ensure_ascii=False)
+    models.write_record("some-model", kept, tmp_path)
+    page = models.page(tmp_path)
+    assert "| some-model, 8 similar lines | 1 (outside, odd half) | 100.0% | 100.0% |" in page
+    with pytest.raises(CsprotoError, match="no name"):
+        models.write_record("../elsewhere", kept, tmp_path)
+
+
+def test_the_page_of_models_is_up_to_date() -> None:
+    assert models.PAGE.read_text(encoding="utf-8") == models.page(), (
+        "docs/models.md is out of date. Run `python -m csproto.measure.models`."
+    )
