@@ -46,9 +46,11 @@ def open_desk(
     with connected(base_url, model, progress) as (url, key):
         from csproto.engine.endpoint import Endpoint  # imports sglang, which takes seconds
 
-        if progress:
+        endpoint = Endpoint(url, key)
+        profile = profile_of(str(endpoint.model_info["model_path"]))
+        if progress and not profile.prompt:  # a long one is built, and reading it takes time
             progress("the model reads its instructions")
-        yield desk_on(Endpoint(url, key), OrderApi(engine, faults), shop=shop)
+        yield desk_on(endpoint, OrderApi(engine, faults), shop=shop, profile=profile)
 
 
 @contextmanager
