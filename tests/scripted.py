@@ -5,10 +5,11 @@ from collections.abc import Callable, Sequence
 from support import NOW
 
 from csproto.desk.assistant import Assistant
+from csproto.desk.conversation import Conversation
 from csproto.desk.reader import Call, Read
 from csproto.desk.transcript import Message
 from csproto.desk.triage import Triage, Wish
-from csproto.shop.orders import OrderApi
+from csproto.shop.orders import OrderApi, OrderSystemDown
 
 YES, NO = Triage("confirm"), Triage("deny")
 
@@ -49,3 +50,15 @@ def scripted(
         "messages_per_minute": None,
     }
     return Assistant(lambda _stop: reader, orders, prompt=(), **usual | options)
+
+
+def lose_the_end(desk: Assistant) -> None:
+    """Let the database fail after the writes of a turn, when its end is to be saved."""
+    keep = desk.keep
+
+    def fails_at_the_end(conversation: Conversation) -> None:
+        if conversation.under_way is None:
+            raise OrderSystemDown("gone")
+        keep(conversation)
+
+    desk.keep = fails_at_the_end

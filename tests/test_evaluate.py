@@ -9,6 +9,7 @@ import pytest
 from csproto.desk.profile import Profile, profile_of
 from csproto.desk.state import Limits
 from csproto.errors import CsprotoError
+from csproto.measure import models
 from csproto.measure.baselines import Keywords
 from csproto.measure.cases import BadCases, Case
 from csproto.measure.evaluate import half, limits_for, write_limits
@@ -171,3 +172,18 @@ def test_figures_can_be_drawn_when_every_turn_has_failed() -> None:
 )
 def test_keywords(text: str, intent: str) -> None:
     assert Keywords().intents([text]) == [intent]
+
+
+def test_the_record_of_a_model_becomes_a_row(tmp_path: Path) -> None:
+    row = turn("x-1", lang="zh", text="你好", writes=write("urge"))
+    row["usage"]["total_ms"] = 1500.0
+    row["right"] = {"intent": True, "writes": False}
+    figures = Report([row]).as_dict()
+    kept = models.record(figures, Profile(similar=8), ["outside, odd half"], workers=2)
+    assert kept["figures"]["unwanted_writes"] == {"count": 1, "ids": ["x-1:1"]}
+    assert "你好" not in json.dumps(kept, ensure_ascii=False)
+    models.write_record(models.record_file("some-model", tmp_path), kept)
+    page = models.page(tmp_path)
+    assert "| some-model, 8 similar lines | 1 (outside, odd half) | 100.0% | 100.0% |" in page
+    with pytest.raises(CsprotoError, match="no name"):
+        models.record_file("../elsewhere", tmp_path)

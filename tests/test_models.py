@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
 import pytest
 from scripted import Script, says, scripted
@@ -12,9 +11,7 @@ from csproto.desk.profile import Profile, profile_of
 from csproto.desk.prompt import prompt_messages
 from csproto.desk.reader import Read, read_ahead
 from csproto.desk.transcript import Message
-from csproto.errors import CsprotoError
 from csproto.measure import models
-from csproto.measure.report import Report
 from csproto.minimodel.similar import SimilarLines, labelled_lines
 from csproto.shop.orders import OrderApi
 
@@ -72,33 +69,6 @@ def test_the_shared_prompt_is_read_once_for_all(endpoint) -> None:
     asked = {"text": rendered + "x", "sampling_params": {"max_new_tokens": 1, "temperature": 0}}
     meta = json.loads(endpoint.post("/generate", asked))["meta_info"]
     assert meta["cached_tokens"] >= 0.98 * meta["prompt_tokens"]
-
-
-def test_the_record_of_a_model_becomes_a_row(tmp_path: Path) -> None:
-    row = {
-        "id": "x-1",
-        "lang": "zh",
-        "turn": 1,
-        "text": "你好",
-        "error": None,
-        "triage": {"act": "ask", "wishes": [{"intent": "other", "orders": []}]},
-        "sure": 0.9,
-        "runner_up": None,
-        "decisions": [],
-        "writes": [{"kind": "urge", "order": "1"}],
-        "usage": {"total_ms": 1500.0, "ttft_ms": 9.0, "reusable_tokens": 4, "reused_tokens": 3},
-        "expect": {"intent": "other", "writes": []},
-        "right": {"intent": True, "writes": False},
-    }
-    figures = Report([row]).as_dict()
-    kept = models.record(figures, Profile(similar=8), ["outside, odd half"], workers=2)
-    assert kept["figures"]["unwanted_writes"] == {"count": 1, "ids": ["x-1:1"]}
-    assert "你好" not in json.dumps(kept, ensure_ascii=False)
-    models.write_record("some-model", kept, tmp_path)
-    page = models.page(tmp_path)
-    assert "| some-model, 8 similar lines | 1 (outside, odd half) | 100.0% | 100.0% |" in page
-    with pytest.raises(CsprotoError, match="no name"):
-        models.write_record("../elsewhere", kept, tmp_path)
 
 
 def test_the_page_of_models_is_up_to_date() -> None:

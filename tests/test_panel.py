@@ -15,6 +15,7 @@ from typing import Any, get_args
 import nbformat
 import papermill
 import pytest
+from scripted import lose_the_end
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 from support import running_requests
@@ -29,6 +30,7 @@ from csproto.desk.assistant import MessageRefused
 from csproto.desk.conversation import ConversationUnknown
 from csproto.desk.handbook import default_handbook
 from csproto.desk.reply import PLACEHOLDER
+from csproto.desk.transcript import Message
 from csproto.desk.triage import Act
 from csproto.engine.endpoint import Stopped, StopSignal
 from csproto.engine.server import NoServer
@@ -287,13 +289,7 @@ def test_a_message_that_is_sent_again_is_written_once(panel, engine) -> None:
     """The database fails after the write, so the customer does not hear of it at first."""
     desk = panel.chat.assistant
     keep = desk.keep
-
-    def fails_at_the_end(conversation) -> None:
-        if conversation.under_way is None:
-            raise OrderSystemDown("gone")
-        keep(conversation)
-
-    desk.keep = fails_at_the_end
+    lose_the_end(desk)
     with pytest.raises(OrderSystemDown):
         panel.send(HUMAN)
     assert panel.messages[-1]["error"]["code"] == "OrderSystemDown"
@@ -411,9 +407,11 @@ def test_a_server_restarted_at_another_address_is_found(
     state.write_text(json.dumps(server))
     monkeypatch.setenv("CSPROTO_STATE", str(state))
     own_endpoint.base_url = DEAD
+    chat.assistant.similar = lambda text: (Message("system", "of the model before"),)
     list(chat.run("你好", StopSignal()))
     assert chat.messages[-1]["state"] == "done"
     assert endpoint_of(chat.assistant).base_url == endpoint.base_url
+    assert chat.assistant.similar("你好") == ()
 
 
 def test_a_panel_without_an_engine_is_still_a_panel(make_assistant, own_endpoint) -> None:

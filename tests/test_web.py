@@ -13,12 +13,13 @@ import httpx
 import pytest
 import uvicorn
 from fastapi.testclient import TestClient
+from scripted import lose_the_end
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 from support import running_requests
 
 from csproto.engine.server import free_port
-from csproto.shop.orders import Faults, OrderSystemDown
+from csproto.shop.orders import Faults
 from csproto.shop.store import Audit, Ticket
 from csproto.web.app import create_app
 from csproto.web.errors import SignedOut
@@ -195,14 +196,7 @@ def test_nobody_takes_up_the_conversation_of_another_customer(client) -> None:
 def test_a_turn_that_was_cut_off_while_it_wrote_is_completed(make_assistant, engine) -> None:
     """The writes are made, then the database fails, then the process ends."""
     assistant = make_assistant()
-    keep = assistant.keep
-
-    def fails_at_the_end(conversation) -> None:
-        if conversation.under_way is None:
-            raise OrderSystemDown("gone")
-        keep(conversation)
-
-    assistant.keep = fails_at_the_end
+    lose_the_end(assistant)
     client = TestClient(create_app(assistant, limits=ROOMY))
     answer = client.post("/api/chat", json={"input": HUMAN})
     assert (answer.status_code, answer.json()["error"]) == (503, "OrderSystemDown")

@@ -55,9 +55,8 @@ class Rehearsed:
                 number = self.orders.write(
                     key, self.customer, decision.write, self.now, decision.rule
                 )
-                ticket = {"ticket": f"T{number:05d}"} if number else {}
                 decisions = list(self.outcome.decisions)
-                decisions[place] = replace(decision, facts={**decision.facts, **ticket})
+                decisions[place] = decision.with_ticket(number)
                 self.outcome = replace(self.outcome, decisions=tuple(decisions))
         return self
 

@@ -93,8 +93,11 @@ def evaluate_command(
     from csproto.desk.profile import profile_of
     from csproto.desk.state import SURE
     from csproto.measure import evaluate as measure
+    from csproto.measure import models
     from csproto.measure.cases import load_cases
 
+    # A bad name is refused before the hours of measuring, not after them.
+    record_file = models.record_file(record) if record else None
     if write_profile and calibrate is None:
         raise typer.BadParameter("--write-profile needs --calibrate.")
     cases = [case for path in data or measure.SETS.values() for case in load_cases(path)]
@@ -132,13 +135,11 @@ def evaluate_command(
         from csproto.measure.baselines import baseline_figures
 
         figures["baselines"] = baseline_figures(cases)
-    if record:
-        from csproto.measure import models
-
+    if record_file:
         sets = [path.stem for path in data or measure.SETS.values()]
         sets = [f"{name}, {half.value} half" if half else name for name in sets]
-        kept = models.record(figures, profile, sets, workers)
-        err.print(f"The figures are kept in {models.write_record(record, kept)}.")
+        models.write_record(record_file, models.record(figures, profile, sets, workers))
+        err.print(f"The figures are kept in {record_file}.")
     if as_json:
         print(json.dumps(figures, ensure_ascii=False))
         return

@@ -4,7 +4,7 @@ A case is one wish for one order. A decision says what happens about that order.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from typing import Any
 
@@ -61,6 +61,11 @@ class Decision:
     facts: Mapping[str, Fact] = field(default_factory=dict)
     write: Write | None = None
     asks: bool = False
+
+    def with_ticket(self, number: int) -> "Decision":
+        """Return the decision with the number of its write's ticket; 0 stands for none."""
+        ticket = {"ticket": f"T{number:05d}"} if number else {}
+        return replace(self, facts={**self.facts, **ticket})
 
 
 @dataclass(frozen=True)

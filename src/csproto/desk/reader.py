@@ -99,10 +99,12 @@ def programs() -> dict[str, Any]:
     return {"triage": triage, "payment_risk": payment_risk, "choose": choose}
 
 
-def read_ahead(endpoint: Endpoint, prompt: Sequence[Message]) -> None:
+@cache
+def read_ahead(endpoint: Endpoint, prompt: tuple[Message, ...]) -> None:
     """Let the server compute the prompt that all customers share, before any of them waits.
 
-    A prompt of thousands of tokens can take a CPU longer than the read time-out.
+    A prompt of thousands of tokens can take a CPU longer than the read time-out. Done once
+    for an endpoint, however many desks are made on it.
 
     Raises EngineError.
     """

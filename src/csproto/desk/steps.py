@@ -138,6 +138,11 @@ class Steps:
         ]
         return replace(wish, slots=wish.slots | triage.claims_from_wire(call.text))
 
+    @property
+    def _sure(self) -> float:
+        """How sure the model was; certain if the server reported no probabilities."""
+        return 1.0 if self.turn.sure is None else self.turn.sure
+
     # -- decision
 
     def decide(self) -> None:
@@ -151,8 +156,7 @@ class Steps:
         elif self.facts is None:
             self.outcome = self._decide_without_facts(self.turn.triage)
         else:
-            sure = 1.0 if self.turn.sure is None else self.turn.sure
-            reading = Reading(self.text, self.turn.triage, sure, self.turn.runner_up)
+            reading = Reading(self.text, self.turn.triage, self._sure, self.turn.runner_up)
             self.outcome = dialogue.respond(
                 reading,
                 self.facts,
@@ -235,8 +239,7 @@ class Steps:
             number = orders.leave_ticket(key, customer, write.detail, self.now)
         else:
             number = orders.write(key, customer, write, self.now, decision.rule)
-        ticket = {"ticket": f"T{number:05d}"} if number else {}
-        return replace(decision, facts={**decision.facts, **ticket})
+        return decision.with_ticket(number)
 
     def _idempotency_key(self, place: int, write: Write) -> str:
         """Return the idempotency key of one write.
@@ -253,9 +256,8 @@ class Steps:
     def _save_under_way(self) -> None:
         """Save the decisions before the first write (see UnderWay for the reason)."""
         assert self.turn.triage is not None
-        sure = 1.0 if self.turn.sure is None else self.turn.sure
         wire = self.turn.triage.to_wire()
-        under_way = UnderWay(self.text, wire, sure, self.turn.runner_up, self.outcome)
+        under_way = UnderWay(self.text, wire, self._sure, self.turn.runner_up, self.outcome)
         self.desk.keep(replace(self.before, under_way=under_way))
         self.conversation.under_way = under_way
         self.written = True  # only now: before, nothing could be written

@@ -71,8 +71,7 @@ def written(orders: OrderSystem, customer: str, outcome: Outcome, now: datetime)
         if decision.write:
             key = uuid.uuid4().hex
             number = orders.write(key, customer, decision.write, now, decision.rule)
-            ticket = {"ticket": f"T{number:05d}"} if number else {}
-            decisions.append(replace(decision, facts={**decision.facts, **ticket}))
+            decisions.append(decision.with_ticket(number))
         else:
             decisions.append(decision)
     return replace(outcome, decisions=tuple(decisions))

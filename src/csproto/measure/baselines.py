@@ -12,7 +12,7 @@ from csproto.desk.transcript import clean
 from csproto.measure.cases import Case
 from csproto.measure.play import judged
 from csproto.measure.report import Report
-from csproto.minimodel.similar import NGRAMS, labelled_lines, normal
+from csproto.minimodel.similar import labelled_lines, vectorizer
 
 # The first pattern that matches names the intent, so the more specific ones come first.
 KEYWORDS = {
@@ -52,20 +52,15 @@ class LinearClassifier:
     """
 
     def __init__(self, handbook: Handbook | None = None) -> None:
-        from sklearn.feature_extraction.text import TfidfVectorizer
         from sklearn.pipeline import make_pipeline
         from sklearn.svm import LinearSVC
 
-        vectorizer = TfidfVectorizer(
-            analyzer="char_wb", ngram_range=NGRAMS, sublinear_tf=True, min_df=2
-        )
-        self._pipeline = make_pipeline(vectorizer, LinearSVC(C=0.5))
-        texts, intents = labelled_lines(handbook or default_handbook())
-        self._pipeline.fit([normal(text) for text in texts], intents)
+        self._pipeline = make_pipeline(vectorizer(), LinearSVC(C=0.5))
+        self._pipeline.fit(*labelled_lines(handbook or default_handbook()))
 
     def intents(self, texts: Sequence[str]) -> list[str]:
         """The likeliest intent of each message."""
-        return list(self._pipeline.predict([normal(text) for text in texts]))
+        return list(self._pipeline.predict(texts))
 
 
 class Classifier(Protocol):

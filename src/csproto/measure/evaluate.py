@@ -36,6 +36,7 @@ def desk_maker(
 
     profile: in place of the model's own, for instance with other limits.
     """
+    profile = profile or profile_of(str(endpoint.model_info["model_path"]))
 
     def make_desk(engine: Engine, now: datetime) -> "Assistant":
         return desk_on(

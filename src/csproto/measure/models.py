@@ -44,11 +44,8 @@ def record(
     workers: conversations at once.
     """
     unwanted = figures["unwanted_writes"]
-    brief = {k: v for k, v in figures.items() if k != "unwanted_writes"}
-    brief["unwanted_writes"] = {
-        "count": unwanted["count"],
-        "ids": [f"{row['id']}:{row['turn']}" for row in unwanted["list"]],
-    }
+    ids = [f"{row['id']}:{row['turn']}" for row in unwanted["list"]]
+    brief = {**figures, "unwanted_writes": {"count": unwanted["count"], "ids": ids}}
     return {
         "measured": datetime.now(UTC).date().isoformat(),
         "data": data,
@@ -60,14 +57,17 @@ def record(
     }
 
 
-def write_record(name: str, content: Mapping[str, Any], folder: Path = FOLDER) -> Path:
-    """Write a record and return its file. Raises CsprotoError for a name that is no file name."""
+def record_file(name: str, folder: Path = FOLDER) -> Path:
+    """Return the file of a record. Raises CsprotoError for a name that is no file name."""
     if not NAME.fullmatch(name):
         raise CsprotoError(f"{name!r} is no name for a record: small letters, digits, ._- please.")
-    path = folder / f"{name}.json"
+    return folder / f"{name}.json"
+
+
+def write_record(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a record into its file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    return path
 
 
 def page(folder: Path = FOLDER) -> str:

@@ -3,6 +3,7 @@
 import random
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from csproto.desk.handbook import Handbook
 from csproto.desk.transcript import Message, clean, to_json
@@ -32,6 +33,15 @@ def normal(text: str) -> str:
     return re.sub(r"\d", "0", clean(text).lower())
 
 
+def vectorizer() -> Any:
+    """Return an untrained TF-IDF vectorizer over the character n-grams of `normal` messages."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    return TfidfVectorizer(
+        preprocessor=normal, analyzer="char_wb", ngram_range=NGRAMS, sublinear_tf=True, min_df=2
+    )
+
+
 class SimilarLines:
     """Finds the lines of the corpus that are most similar to a message.
 
@@ -42,14 +52,10 @@ class SimilarLines:
     """
 
     def __init__(self, handbook: Handbook, count: int) -> None:
-        from sklearn.feature_extraction.text import TfidfVectorizer
-
         self.count = count
         self._texts, self._intents = labelled_lines(handbook)
-        self._vectorizer = TfidfVectorizer(
-            analyzer="char_wb", ngram_range=NGRAMS, sublinear_tf=True, min_df=2
-        )
-        self._vectors = self._vectorizer.fit_transform(map(normal, self._texts))
+        self._vectorizer = vectorizer()
+        self._vectors = self._vectorizer.fit_transform(self._texts)
 
     def __call__(self, text: str) -> Sequence[Message]:
         """Return one system message that lists similar lines, the most similar one last."""
@@ -61,7 +67,7 @@ class SimilarLines:
         """Return the most similar lines with their intents, the most similar one first."""
         import numpy as np
 
-        likeness = (self._vectors @ self._vectorizer.transform([normal(text)]).T).toarray()[:, 0]
+        likeness = (self._vectors @ self._vectorizer.transform([text]).T).toarray()[:, 0]
         places = np.argsort(-likeness, kind="stable")[: self.count]
         return [(self._texts[place], self._intents[place]) for place in places]
 
