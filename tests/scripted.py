@@ -62,3 +62,15 @@ def lose_the_end(desk: Assistant) -> None:
         keep(conversation)
 
     desk.keep = fails_at_the_end
+
+
+def watching() -> tuple[list[Sequence[Message]], type[Script]]:
+    """A script that keeps what it is given to read, one entry for each message."""
+    seen: list[Sequence[Message]] = []
+
+    class Watching(Script):
+        def triage(self, messages: Sequence[Message], text: str, ebnf: str) -> Read:
+            seen.append(messages)
+            return super().triage(messages, text, ebnf)
+
+    return seen, Watching

@@ -1,18 +1,18 @@
 """Any model: examples that are similar to a message, and the figures kept of a model."""
 
 import json
-from collections.abc import Sequence
 
 import pytest
-from scripted import Script, says, scripted
+from scripted import says, scripted, watching
 
 from csproto.desk.handbook import default_handbook
 from csproto.desk.profile import Profile, profile_of
 from csproto.desk.prompt import prompt_messages
-from csproto.desk.reader import Read, read_ahead
+from csproto.desk.reader import read_ahead
 from csproto.desk.transcript import Message
 from csproto.measure import models
-from csproto.minimodel.similar import SimilarLines, labelled_lines
+from csproto.minimodel.classifier import labelled_lines
+from csproto.minimodel.similar import SimilarLines
 from csproto.shop.orders import OrderApi
 
 
@@ -39,17 +39,9 @@ def test_lines_that_are_similar_mostly_share_the_intent(similar: SimilarLines) -
 
 
 def test_examples_stand_before_the_message_only_and_are_not_kept(engine) -> None:
-    seen: list[Sequence[Message]] = []
-
-    class Watching(Script):
-        def triage(self, messages: Sequence[Message], text: str, ebnf: str) -> Read:
-            seen.append(messages)
-            return super().triage(messages, text, ebnf)
-
+    seen, script = watching()
     example = Message("system", '{"similar":[]}')
-    desk = scripted(
-        OrderApi(engine), says("other"), script=Watching, similar=lambda text: [example]
-    )
+    desk = scripted(OrderApi(engine), says("other"), script=script, similar=lambda text: [example])
     conversation = desk.open("C001")
     desk.turn(conversation, "hello")
     desk.turn(conversation, "hello again")

@@ -408,10 +408,12 @@ def test_a_server_restarted_at_another_address_is_found(
     monkeypatch.setenv("CSPROTO_STATE", str(state))
     own_endpoint.base_url = DEAD
     chat.assistant.similar = lambda text: (Message("system", "of the model before"),)
+    chat.assistant.guess = lambda text: {"of the model before": 100}
     list(chat.run("你好", StopSignal()))
     assert chat.messages[-1]["state"] == "done"
     assert endpoint_of(chat.assistant).base_url == endpoint.base_url
     assert chat.assistant.similar("你好") == ()
+    assert "of the model before" not in chat.assistant.guess("你好")
 
 
 def test_a_panel_without_an_engine_is_still_a_panel(make_assistant, own_endpoint) -> None:

@@ -99,6 +99,7 @@ def desk_on(
     Raises ProfileError, and EngineError if the server does not read the prompt.
     """
     from csproto.desk.assistant import Assistant
+    from csproto.desk.guess import guesser, no_guess
     from csproto.desk.prompt import prompt_messages
     from csproto.desk.reader import ModelReader, read_ahead
 
@@ -107,7 +108,8 @@ def desk_on(
     sampling = dict(profile.sampling)
     if temperature is not None:
         sampling = {"temperature": temperature} | ({"top_p": settings.TOP_P} if temperature else {})
-    prompt = prompt_messages(profile, handbook)
+    guess = guesser(tuple(handbook.intents)) if profile.guess else no_guess
+    prompt = prompt_messages(profile, handbook, guess)
     if not profile.prompt:  # it is long
         read_ahead(endpoint, prompt)
     return Assistant(
@@ -117,6 +119,7 @@ def desk_on(
         prompt=prompt,
         handbook=handbook,
         limits=profile.limits,
+        guess=guess,
         similar=_similar(handbook, profile.similar),
         clock=clock,
         messages_per_minute=messages_per_minute,

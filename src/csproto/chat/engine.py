@@ -54,8 +54,8 @@ def _reattached(assistant: Assistant) -> bool:
     """Connect the desk to the running server, and return whether there is one.
 
     A server that was restarted has another port and another key, and may have another
-    model. The server's state file has the first two; prompt, limits and similar
-    lines belong to the model.
+    model. The server's state file has the first two; prompt, limits, guess and
+    similar lines belong to the model.
     """
     state = read_state()
     if state is None:
@@ -66,5 +66,6 @@ def _reattached(assistant: Assistant) -> bool:
         return False
     fresh = desk_on(endpoint, shop_of(assistant), shop=assistant.handbook)
     assistant.reader, assistant.prompt = fresh.reader, fresh.prompt
-    assistant.limits, assistant.similar = fresh.limits, fresh.similar
+    assistant.limits, assistant.guess = fresh.limits, fresh.guess
+    assistant.similar = fresh.similar
     return True

@@ -192,11 +192,24 @@ def model_build(
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     # The corpus is made by a desk that talks: do not log its turns.
     logging.getLogger("csproto.desk").setLevel(logging.WARNING)
+    if not start:
+        model_guess()
     recipe = Recipe(tokens=tokens * 1_000_000) if tokens else Recipe()
     training = Training(folder, recipe, device, start)
     training.run()
     training.export(to)
     out.print(f"wrote {to}")
+
+
+@model_app.command("guess")
+def model_guess() -> None:
+    """Fit the classifier behind the first guess on the corpus: a minute."""
+    from csproto.desk.guess import FILE
+    from csproto.desk.handbook import default_handbook
+    from csproto.minimodel.classifier import save
+
+    save(default_handbook())
+    out.print(f"wrote {FILE}")
 
 
 @model_app.command("info")

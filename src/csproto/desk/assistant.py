@@ -13,6 +13,7 @@ from csproto import settings
 from csproto.desk import policy, transcript
 from csproto.desk.admission import Admission, MessageRefused
 from csproto.desk.conversation import Conversation
+from csproto.desk.guess import Guess, no_guess
 from csproto.desk.handbook import Handbook, Language, default_handbook
 from csproto.desk.reader import Reader
 from csproto.desk.state import SURE, Limits
@@ -44,6 +45,7 @@ class Assistant:
     prompt: the messages that the model reads before every transcript.
     handbook: the shop's rules and wordings; the demo shop's unless given.
     limits: how sure the model must be, lest the desk asks what is meant.
+    guess: guesses the intent of a message; the model is told before it reads it.
     similar: gives examples that are similar to a message, for the model to read before it.
     clock: gives the present moment with its time zone; the real time unless given.
     messages_per_minute: the most messages of one customer; None for no limit.
@@ -58,13 +60,14 @@ class Assistant:
         prompt: Sequence[Message],
         handbook: Handbook | None = None,
         limits: Limits = SURE,
+        guess: Guess = no_guess,
         similar: Similar = no_examples,
         clock: Callable[[], datetime] | None = None,
         messages_per_minute: int | None = settings.MESSAGES_PER_MINUTE,
     ) -> None:
         self.reader, self.orders, self.keep, self.prompt = reader, orders, keep, prompt
         self.handbook = handbook or default_handbook()
-        self.limits, self.similar = limits, similar
+        self.limits, self.guess, self.similar = limits, guess, similar
         policy.check(self.handbook)
         self.clock = clock or (lambda: datetime.now(UTC))
         self.admission = Admission(messages_per_minute)

@@ -28,6 +28,7 @@ class Profile(BaseModel):
     prompt: the whole system prompt; if empty, the prompt is built from the wish files.
     limits: how sure the model must be, lest the desk asks what is meant.
     sampling: the sampling parameters of every model call.
+    guess: whether the model is told a first guess at each message (see `FirstGuess`).
     similar: how many similar lines of the corpus the model sees before each message.
     """
 
@@ -36,6 +37,7 @@ class Profile(BaseModel):
     prompt: str = ""
     limits: Limits = SURE
     sampling: dict[str, float] = {"temperature": 0.0}
+    guess: bool = False
     similar: int = Field(default=0, ge=0, le=50)
 
 

@@ -4,10 +4,11 @@ They can be long: they are the same for all customers, so the server computes th
 and then takes them from its prefix cache.
 """
 
+from csproto.desk.guess import Guess, no_guess
 from csproto.desk.handbook import Example, Handbook, WishFile
 from csproto.desk.profile import Profile
 from csproto.desk.reply import language_of
-from csproto.desk.transcript import NONCE_DIGITS, Message, decided, matched, to_json
+from csproto.desk.transcript import NONCE_DIGITS, Message, decided, hints, to_json
 from csproto.desk.triage import Triage, Wish
 
 TASK = """\
@@ -22,18 +23,25 @@ question, "deny" for a no, "correct" when the customer puts right something said
 - orders: ids of the customer's orders that the message speaks of: by number, part of a number, \
 article, place in the list, "both", "all". Left out when none is named. A number that is none of \
 theirs is copied as it stands. Phone numbers, amounts and dates are no orders. A system message \
-"matches" lists what the message shares with an order; that can be chance.
+"matches" lists what the message shares with an order; that can be chance. "guess" lists what a \
+word counter takes the message for, with percentages; it is often right, but sees neither orders \
+nor dialogue.
 - Further fields of a wish are left out when the message does not say them.
 
 INTENTS
 """
 
 
-def prompt_messages(profile: Profile, handbook: Handbook) -> tuple[Message, ...]:
-    """Return the prompt of the profile, or else one built from the wish files."""
+def prompt_messages(
+    profile: Profile, handbook: Handbook, guess: Guess = no_guess
+) -> tuple[Message, ...]:
+    """Return the prompt of the profile, or else one built from the wish files.
+
+    guess: what the examples have as the first guess.
+    """
     if profile.prompt:
         return (Message("system", profile.prompt),)
-    return (Message("system", instructions(handbook)), *example_messages(handbook))
+    return (Message("system", instructions(handbook)), *example_messages(handbook, guess))
 
 
 def instructions(handbook: Handbook) -> str:
@@ -54,7 +62,7 @@ def _described(wish: WishFile, handbook: Handbook) -> str:
     return "\n".join(lines)
 
 
-def example_messages(handbook: Handbook) -> list[Message]:
+def example_messages(handbook: Handbook, guess: Guess = no_guess) -> list[Message]:
     """Return example messages in the same form as a transcript.
 
     They show each wish, and each way to answer a question.
@@ -66,13 +74,13 @@ def example_messages(handbook: Handbook) -> list[Message]:
     messages = [Message("system", to_json({"nonce": "0" * NONCE_DIGITS, "orders": listed}))]
     for intent, wish in handbook.wishes.items():
         for example in wish.examples:
-            messages += _exchange(example, intent, handbook)
+            messages += _exchange(example, intent, handbook, guess)
     for example in handbook.examples:
-        messages += _asked(example, handbook) + _exchange(example, "", handbook)
+        messages += _asked(example, handbook) + _exchange(example, "", handbook, guess)
     return messages
 
 
-def _exchange(example: Example, intent: str, handbook: Handbook) -> list[Message]:
+def _exchange(example: Example, intent: str, handbook: Handbook, guess: Guess) -> list[Message]:
     """Return an example's message, what is told before it, and the JSON to write for it.
 
     intent: the intent of wishes that name none.
@@ -82,7 +90,7 @@ def _exchange(example: Example, intent: str, handbook: Handbook) -> list[Message
         slots = {n: value for n, value in entry.items() if n not in ("intent", "orders")}
         wishes.append(Wish(entry.get("intent", intent), tuple(entry.get("orders", ())), slots))
     wire = Triage(example.act, tuple(wishes)).to_wire()
-    shared = matched(example.text, handbook.example_orders)
+    shared = hints(example.text, handbook.example_orders, guess(example.text))
     return [*shared, Message("user", example.text), Message("assistant", wire)]
 
 

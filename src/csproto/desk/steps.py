@@ -102,7 +102,9 @@ class Steps:
             raw = self.interrupted.triage
         else:
             own = [order.id for order in conversation.seen]
-            conversation.transcript += transcript.matched(self.text, conversation.seen)
+            conversation.transcript += transcript.hints(
+                self.text, conversation.seen, self.desk.guess(self.text)
+            )
             state = conversation.state
             waiting, begun = state.question is not None, state.last is not None
             ebnf = triage.grammar(self.desk.handbook, self.text, own, waiting, begun)

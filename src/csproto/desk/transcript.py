@@ -8,7 +8,7 @@ import json
 import re
 import secrets
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal, NamedTuple
 from zoneinfo import ZoneInfo
@@ -86,13 +86,17 @@ def changes(before: Iterable[OrderView], now: Iterable[OrderView], zone: ZoneInf
     return [Message("system", to_json({"orders": listed}))] if listed else []
 
 
-def matched(text: str, orders: Sequence[Named]) -> list[Message]:
-    """Return the message about what the customer's next message shares with the orders.
+def hints(text: str, orders: Sequence[Named], guess: Mapping[str, int]) -> list[Message]:
+    """Return the message that goes before the customer's next message, in a list.
 
-    It goes before the customer's message, in a list that is empty if nothing is shared.
+    guess: intents that the message may have, with percentages (see `FirstGuess`).
+
+    The message has the guess, and what the customer's message shares with the orders.
+    The list is empty if there is neither.
     """
     listed = [{"id": number, "by": shared} for number, shared in matches(text, orders)]
-    return [Message("system", to_json({"matches": listed}))] if listed else []
+    told = ({"guess": guess} if guess else {}) | ({"matches": listed} if listed else {})
+    return [Message("system", to_json(told))] if told else []
 
 
 def order_line(order: OrderView, zone: ZoneInfo) -> dict[str, str]:

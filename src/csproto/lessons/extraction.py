@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from csproto.desk.assistant import Assistant
 from csproto.desk.handbook import Handbook, Slot
 from csproto.desk.references import foreign_numbers
-from csproto.desk.transcript import Message, clean, matched, to_json
+from csproto.desk.transcript import Message, clean, hints, to_json
 from csproto.desk.triage import MOST_WISHES, Act, Triage, Wish, grammar
 from csproto.engine.endpoint import Endpoint, EngineError
 from csproto.engine.grammar import to_ebnf
@@ -62,7 +62,7 @@ class Prepared:
 def prepared(desk: Assistant, customer: str, text: str) -> Prepared:
     """Prepare the first message of a conversation as the desk does."""
     conversation, text = desk.open(customer, NONCE), clean(text)
-    shared = matched(text, conversation.seen)
+    shared = hints(text, conversation.seen, desk.guess(text))
     said = (*desk.prompt, *conversation.transcript, *shared, Message("user", text))
     return Prepared(text, tuple(order.id for order in conversation.seen), said)
 

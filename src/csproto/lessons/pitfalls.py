@@ -17,7 +17,7 @@ from csproto.desk.assistant import Assistant
 from csproto.desk.case import Case
 from csproto.desk.handbook import Handbook, default_handbook
 from csproto.desk.policy import decide
-from csproto.desk.transcript import Message, matched, opening
+from csproto.desk.transcript import Message, hints, opening
 from csproto.desk.triage import Wish, grammar
 from csproto.engine.endpoint import Endpoint
 from csproto.lessons.prefix import QUESTION, ask, new_salt, prompt_of
@@ -70,7 +70,7 @@ def _question(endpoint: Endpoint, desk: Assistant, number: str, now: datetime) -
     """Return the prompt of a customer who has ordered a lamp and asks where it is."""
     order = OrderView(number, "台灯", "home", "paid", 12_900, now)
     listed = opening([order], desk.handbook.values.zone, "0" * 15)
-    shared = matched(WHERE_IS_MY_LAMP, [order])
+    shared = hints(WHERE_IS_MY_LAMP, [order], desk.guess(WHERE_IS_MY_LAMP))
     said = [*desk.prompt, listed, *shared, Message("user", WHERE_IS_MY_LAMP)]
     return prompt_of(endpoint, said)
 

@@ -7,12 +7,13 @@ import re
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from csproto.desk.guess import vectorizer
 from csproto.desk.handbook import Handbook, default_handbook
 from csproto.desk.transcript import clean
 from csproto.measure.cases import Case
 from csproto.measure.play import judged
 from csproto.measure.report import Report
-from csproto.minimodel.similar import labelled_lines, vectorizer
+from csproto.minimodel.classifier import labelled_lines
 
 # The first pattern that matches names the intent, so the more specific ones come first.
 KEYWORDS = {
@@ -55,7 +56,7 @@ class LinearClassifier:
         from sklearn.pipeline import make_pipeline
         from sklearn.svm import LinearSVC
 
-        self._pipeline = make_pipeline(vectorizer(), LinearSVC(C=0.5))
+        self._pipeline = make_pipeline(vectorizer(min_df=2), LinearSVC(C=0.5))
         self._pipeline.fit(*labelled_lines(handbook or default_handbook()))
 
     def intents(self, texts: Sequence[str]) -> list[str]:

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
 
+from csproto.desk.guess import Guess, guesser, no_guess
 from csproto.desk.handbook import Handbook, default_handbook
 from csproto.desk.profile import profile_of
 from csproto.desk.prompt import prompt_messages
 from csproto.desk.reader import ModelReader
-from csproto.desk.transcript import Message, matched, opening
+from csproto.desk.transcript import Message, hints, opening
 from csproto.desk.triage import from_wire, grammar
 from csproto.measure.statistics import wilson
 from csproto.minimodel.customers import shop
@@ -34,7 +35,7 @@ NOW = datetime(2026, 11, 20, 4, 0, tzinfo=UTC)
 class Asked(NamedTuple):
     """A message that speaks of orders in one way, and the list of orders before it.
 
-    orders: the list, and what the message shares with it.
+    orders: the list, and the hints before the message.
     """
 
     kind: str
@@ -45,19 +46,23 @@ class Asked(NamedTuple):
     meant: frozenset[str]
 
 
-def asked(count: int, seed: int = 0, handbook: Handbook | None = None) -> Iterator[Asked]:
+def asked(
+    count: int, seed: int = 0, handbook: Handbook | None = None, guess: Guess = no_guess
+) -> Iterator[Asked]:
     """`count` messages of each kind and language, about articles that no training has seen."""
     handbook = handbook or default_handbook()
     for language in ("zh", "en"):
         for kind in KINDS:
             pick, made = random.Random(f"{seed}:{language}:{kind}"), 0
             while made < count:
-                if one := _asked(pick, language, kind, handbook):
+                if one := _asked(pick, language, kind, handbook, guess):
                     made += 1
                     yield one
 
 
-def _asked(pick: random.Random, language: str, kind: str, handbook: Handbook) -> Asked | None:
+def _asked(
+    pick: random.Random, language: str, kind: str, handbook: Handbook, guess: Guess
+) -> Asked | None:
     named, asked_as = kind == CATALOGUED, kind
     kind = "item" if named else kind
     customer = shop(pick, language, NOW, held_out=True, catalogued=float(named))
@@ -88,7 +93,7 @@ def _asked(pick: random.Random, language: str, kind: str, handbook: Handbook) ->
         return None
     own = [order.id for order in customer.customer.orders]
     shown = customer.customer.orders
-    before = [opening(shown, handbook.values.zone, "0" * 15), *matched(text, shown)]
+    before = [opening(shown, handbook.values.zone, "0" * 15), *hints(text, shown, guess(text))]
     return Asked(asked_as, language, before, own, text, frozenset(meant))
 
 
@@ -99,7 +104,8 @@ def measure(endpoint: "Endpoint", count: int = 60, workers: int = 4) -> pd.DataF
     """
     handbook = default_handbook()
     profile = profile_of(str(endpoint.model_info["model_path"]))
-    prompt = prompt_messages(profile, handbook)
+    guess = guesser(tuple(handbook.intents)) if profile.guess else no_guess
+    prompt = prompt_messages(profile, handbook, guess)
 
     def right(one: Asked) -> bool:
         ebnf = grammar(handbook, one.text, one.own, waiting=False, begun=False)
@@ -108,7 +114,7 @@ def measure(endpoint: "Endpoint", count: int = 60, workers: int = 4) -> pd.DataF
         found = {number for wish in from_wire(read.text).wishes for number in wish.orders}
         return found == one.meant
 
-    cases = list(asked(count, handbook=handbook))
+    cases = list(asked(count, handbook=handbook, guess=guess))
     with ThreadPoolExecutor(workers) as pool:
         results = list(pool.map(right, cases))
     rows = pd.DataFrame(

@@ -14,11 +14,13 @@ from typing import Any, NamedTuple
 
 from csproto.desk.assistant import Assistant
 from csproto.desk.conversation import WINDOW_CHARS, Conversation
+from csproto.desk.guess import no_guess
 from csproto.desk.handbook import Handbook, default_handbook
 from csproto.desk.reader import Call, Read
 from csproto.desk.state import Question
-from csproto.desk.transcript import NONCE_DIGITS, Message, Role, clean, matched, opening
+from csproto.desk.transcript import NONCE_DIGITS, Message, Role, clean, hints, opening
 from csproto.desk.triage import Triage, Wish
+from csproto.minimodel.classifier import cross_fitted
 from csproto.minimodel.customers import order_number, shop
 from csproto.minimodel.lists import articles, phrases
 from csproto.minimodel.speaker import Said, Speaker
@@ -30,6 +32,7 @@ FINDING = 0.06  # and of those in which references only have to be looked up
 FOUND = 20  # references behind one list of orders
 OPENINGS = 0.72  # share of samples without any dialogue before the message
 OPENING_MESSAGES = 14  # messages behind one list of orders, each with its triage
+GUESSED = 0.88  # share of customers about whose messages there is a first guess
 ALTERNATIVES = 6  # other messages at the same place of a dialogue
 TURNS = (2, 3, 4, 5, 6)
 LONG = WINDOW_CHARS // 2  # characters of a transcript after which a dialogue ends
@@ -121,12 +124,16 @@ class Talk:
             days=pick.randrange(730), minutes=pick.randrange(1440)
         )
         self.shop = shop(pick, self.language, self.now, held_out)
-        self.speaker = Speaker(self.language, pick, self.shop, handbook)
+        # The guesses about one half of the corpus are made by a classifier fitted on the other.
+        fold = pick.randrange(2)
+        self.guess = cross_fitted()[fold] if pick.random() < GUESSED else no_guess
+        self.speaker = Speaker(self.language, pick, self.shop, handbook, fold)
         self.oracle = Oracle(pick, handbook)
         self.broken = False
 
     def finding(self) -> list[Piece]:
         """A list of orders and many ways to name them, under a prompt of its own."""
+        self.guess = no_guess
         start = opening(self.shop.customer.orders, self.handbook.values.zone, self._nonce())
         found = [f for _ in range(FOUND) if (f := self.speaker.reference())]
         answers = [self._exchange(t, Triage("ask", (Wish("other", ids),))) for t, ids in found]
@@ -135,8 +142,8 @@ class Talk:
         return [Piece("system", "find"), Piece(*start), *_beside(answers)]
 
     def _exchange(self, text: str, triage: Triage) -> list[Piece]:
-        """A message with what it shares with the orders before it, and its triage after it."""
-        shared = [Piece(*m) for m in matched(text, self.shop.customer.orders)]
+        """A message with the hints before it, and its triage after it."""
+        shared = [Piece(*m) for m in hints(text, self.shop.customer.orders, self.guess(text))]
         wire = Piece("assistant", triage.to_wire(), learn=-1)
         return [*shared, Piece("user", text), wire]
 
@@ -151,6 +158,7 @@ class Talk:
             keep=lambda _: None,
             prompt=PROMPT,
             handbook=self.handbook,
+            guess=self.guess,
             clock=lambda: self.now,
             messages_per_minute=None,
         )

@@ -6,6 +6,7 @@ An entry is a sentence with blanks, or several segments of one message; each may
 """
 
 import re
+import zlib
 from functools import cache
 from typing import NamedTuple
 
@@ -43,6 +44,19 @@ def lists(language: str) -> dict[str, list[Line]]:
         path.stem: _lines(path.read_text("utf-8"))
         for path in sorted((FOLDER / language).glob("*.txt"))
     }
+
+
+def fold_of(line: Line) -> int:
+    """Return the half of the corpus that an entry belongs to, 0 or 1: always the same one."""
+    return zlib.crc32(line[0].text.encode()) % 2
+
+
+@cache
+def entries(language: str, name: str, fold: int | None = None, blank: str = "") -> list[Line]:
+    """Return the entries of a list: those of one fold, and those that have a blank, if given."""
+    mark = f"{{{blank}}}" if blank else ""
+    found = [line for line in lists(language)[name] if mark in line[0].text]
+    return [line for line in found if fold is None or fold_of(line) == fold] or found
 
 
 @cache

@@ -8,14 +8,13 @@ A label is what an honest reader who sees the order list would write.
 import random
 import re
 from collections.abc import Sequence
-from functools import cache
 from typing import Any, NamedTuple
 
 from csproto.desk.handbook import Handbook
 from csproto.desk.transcript import clean
 from csproto.desk.triage import Act, Triage, Wish
 from csproto.minimodel.customers import MemoryShop
-from csproto.minimodel.lists import BLANK, Line, Segment, articles, lists, phrases
+from csproto.minimodel.lists import BLANK, Line, Segment, articles, entries, phrases
 from csproto.minimodel.noise import dress, roughen
 from csproto.minimodel.pointing import Filled, Pointing, names_of, stands, typed
 
@@ -40,13 +39,6 @@ SHORTER = 0.6  # share of entries that are the shorter of two
 LONGEST_SLOT = 120
 
 
-@cache
-def naming(language: str, intent: str, blank: str) -> list[Line]:
-    """The entries of a wish that name an order by a blank: `order`, `item` or `ref`."""
-    mark = "{" + blank + "}"
-    return [line for line in lists(language)[intent] if mark in line[0].text]
-
-
 class Said(NamedTuple):
     """A message with its honest triage.
 
@@ -63,13 +55,19 @@ class Speaker(Pointing):
     """One customer's way of writing.
 
     offered: the orders shown in a question that is open, if any.
+    fold: the half of the corpus that the messages come from; both unless given.
     """
 
     def __init__(
-        self, language: str, pick: random.Random, shop: MemoryShop, handbook: Handbook
+        self,
+        language: str,
+        pick: random.Random,
+        shop: MemoryShop,
+        handbook: Handbook,
+        fold: int | None = None,
     ) -> None:
         super().__init__(language, pick, shop)
-        self.handbook = handbook
+        self.handbook, self.fold = handbook, fold
 
     # -- messages
 
@@ -154,10 +152,11 @@ class Speaker(Pointing):
     def _naming(self, intent: str) -> Line:
         """An entry that names an order in some way; any entry where the list has none."""
         blank = self.pick.choice(("order", "item", "ref"))
-        return self._one_of(naming(self.language, intent, blank) or lists(self.language)[intent])
+        named = entries(self.language, intent, self.fold, blank)
+        return self._one_of(named or entries(self.language, intent, self.fold))
 
     def _entry(self, name: str) -> Line:
-        return self._one_of(lists(self.language)[name])
+        return self._one_of(entries(self.language, name, self.fold))
 
     def _one_of(self, entries: Sequence[Line]) -> Line:
         """An entry; a shorter one more often, because half of what customers write is short."""

@@ -61,9 +61,11 @@ def wire_tokens(handbook: Handbook) -> list[str]:
         ',"day":"',
         '"},{"id":"',
         '{"matches":[{"id":"',
+        '},"matches":[{"id":"',
         '","by":"',
         '"}]}',
     ]
+    found += [f'{start}"{intent}":' for start in ('{"guess":{', ",") for intent in intents]
     found += [f'","state":"{state}"' for state in STATES]
     found += [f'","state":"{s}, refund {r}"' for s in ("delivered", "cancelled") for r in REFUNDS]
     found += [f'{start}{{"action":"{a}"' for start in ("[", ",") for a in sorted(handbook.actions)]

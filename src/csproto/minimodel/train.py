@@ -310,6 +310,6 @@ class Training:
             "torch": torch.__version__,
         }
         (folder / "training.json").write_text(json.dumps(record, indent=1) + "\n")
-        profile = Profile(prompt=PROMPT[0].content)
+        profile = Profile(prompt=PROMPT[0].content, guess=True)
         (folder / FILE).write_text(profile.model_dump_json(indent=1) + "\n")
         self.model.to(torch.float32)
