@@ -185,13 +185,9 @@ def model_build(
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
 ) -> None:
     """Train the mini model: hours on two cores. Interrupt it and run it again to go on."""
-    import logging
-
     from csproto.minimodel.train import Recipe, Training
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    # The corpus is made by a desk that talks: do not log its turns.
-    logging.getLogger("csproto.desk").setLevel(logging.WARNING)
+    _show_progress()
     if not start:
         model_guess()
     recipe = Recipe(tokens=tokens * 1_000_000) if tokens else Recipe()
@@ -199,6 +195,41 @@ def model_build(
     training.run()
     training.export(to)
     out.print(f"wrote {to}")
+
+
+@model_app.command("tune")
+def model_tune(
+    base: Annotated[Path, typer.Option(help="The folder of the model to tune.")],
+    to: Annotated[Path, typer.Option(help="Where the tuned model is written.")],
+    folder: Annotated[
+        Path, typer.Option(help="Where checkpoints are kept; run again to go on.")
+    ] = Path("build/tuning"),
+    tokens: Annotated[
+        float, typer.Option(help="Millions of tokens to train on; 50 make a message.")
+    ] = 1.0,
+    top_layers: Annotated[
+        int, typer.Option(help="Tune only this many of the last layers; 0 tunes all.")
+    ] = 0,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+) -> None:
+    """Tune another model on the corpus. Interrupt it and run it again to go on."""
+    from csproto.minimodel.tune import TuneRecipe, Tuning
+
+    _show_progress()
+    recipe = TuneRecipe(tokens=round(tokens * 1_000_000), top_layers=top_layers)
+    tuning = Tuning(folder, base, recipe, device)
+    tuning.run()
+    tuning.export(to)
+    out.print(f"wrote {to}")
+
+
+def _show_progress() -> None:
+    """Print the log lines of a training run."""
+    import logging
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    # The corpus is made by a desk that talks: do not log its turns.
+    logging.getLogger("csproto.desk").setLevel(logging.WARNING)
 
 
 @model_app.command("guess")

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from tokenizers import Tokenizer
 
+from csproto.engine.chat_template import CHATML, Marks
 from csproto.minimodel.dialogues import Piece, conversations
 
 # Loss on customers' words: they teach the language, though the model never has to write them.
@@ -18,7 +19,6 @@ USER_SHARE = 0.2
 INTENT_WEIGHT = 3.0  # on the tokens that name act or intent: the hardest choices of all
 ORDER_WEIGHT = 2.0  # on the ids of orders: looking up a reference is the skill that takes longest
 REPLY_WEIGHT = 0.3  # on the first words of a reply: any of its wordings is right
-# on the first words of a reply: any of its wordings is right
 CHUNK = 1_024  # conversations generated, sorted by length and batched together
 
 
@@ -34,14 +34,18 @@ class Row(NamedTuple):
     positions: list[int]  # a branch goes on where it leaves the trunk
 
 
-def encoded(pieces: list[Piece], plain: Tokenizer, rough: Tokenizer) -> Row:
-    """A transcript as tokens. Draws from `random`."""
+def encoded(pieces: list[Piece], plain: Tokenizer, rough: Tokenizer, marks: Marks = CHATML) -> Row:
+    """A transcript as tokens. Draws from `random`.
+
+    plain, rough: a tokenizer, and one for what customers write, which may split words
+    anew each time. marks: what stands around the messages of each role.
+    """
     row = Row([], [], [], [])
     place, branch = 0, 0  # the next position and the branch it is on
 
     def add(text: str, weight: float, by: Tokenizer = plain) -> None:
         nonlocal place
-        new = by.encode(text).ids
+        new = by.encode(text, add_special_tokens=False).ids
         row.ids.extend(new)
         row.weights.extend([weight] * len(new))
         row.branches.extend([branch] * len(new))
@@ -49,7 +53,8 @@ def encoded(pieces: list[Piece], plain: Tokenizer, rough: Tokenizer) -> Row:
         place += len(new)
 
     def message(piece: Piece, by: Tokenizer) -> None:
-        add(f"<|im_start|>{piece.role}\n", 0.0)
+        before, after = marks[piece.role]
+        add(before, 0.0)
         if piece.role == "user":
             start = len(row.ids)
             add(piece.content, 0.0, by)
@@ -63,8 +68,9 @@ def encoded(pieces: list[Piece], plain: Tokenizer, rough: Tokenizer) -> Row:
         else:
             add(piece.content[: piece.learn], REPLY_WEIGHT)
             add(piece.content[piece.learn :], 0.0)
-        add("<|im_end|>", 1.0 if piece.learn < 0 else 0.0)
-        add("\n", 0.0)
+        end = len(row.ids)
+        add(after, 0.0)
+        row.weights[end] = 1.0 if piece.learn < 0 else 0.0  # a triage has to end, too
 
     exact = pieces[0].content == "copy"  # what has to be repeated is read as it will be written
     branches = 0
@@ -99,9 +105,18 @@ def _choices(tokenizer: Tokenizer) -> frozenset[int]:
 
 
 def batches(
-    tokenizer: Tokenizer, *, seed: int, dropout: float, batch_tokens: int, first_chunk: int = 0
+    tokenizer: Tokenizer,
+    *,
+    seed: int,
+    dropout: float,
+    batch_tokens: int,
+    first_chunk: int = 0,
+    marks: Marks = CHATML,
+    chunk: int = CHUNK,
 ) -> Iterator[tuple[int, torch.Tensor]]:
     """Endless batches: the number of the chunk, and a tensor.
+
+    chunk: how many conversations are generated and sorted at a time.
 
     The tensor holds the four lists of its rows: (4, rows, longest), padded with zeros.
     """
@@ -110,7 +125,10 @@ def batches(
     number = first_chunk
     while True:
         rows = sorted(
-            (encoded(c, tokenizer, rough) for c in conversations(seed * 1_000_003 + number, CHUNK)),
+            (
+                encoded(c, tokenizer, rough, marks)
+                for c in conversations(seed * 1_000_003 + number, chunk)
+            ),
             key=lambda row: len(row.ids),
         )
         groups: list[list[Row]] = [[]]
