@@ -551,7 +551,7 @@ def a_conversation() -> Conversation:
     state = State(
         ("789012",),
         wish,
-        Question("yes", "confirm_address", "address.confirm", wish, facts),
+        Question("yes", "confirm_address", "address.confirm", wish, NOW, facts),
         (Wish("other"),),
     )
     decision = Decision("cancel_order", "789012", "cancel.done", {"order": "789012"}, CANCEL)

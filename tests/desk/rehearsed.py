@@ -46,7 +46,12 @@ class Rehearsed:
         reading = Reading(text, Triage(act, wishes), sure, runner_up)
         facts = self.orders.facts(self.customer)
         self.outcome = respond(
-            reading, facts, self.state, self.now, self.handbook, Limits(self.threshold)
+            reading,
+            facts,
+            self.state,
+            self.now,
+            self.handbook,
+            Limits(self.threshold, self.threshold),
         )
         self.state, self.turns = self.outcome.state, self.turns + 1
         for place, decision in enumerate(self.outcome.decisions):

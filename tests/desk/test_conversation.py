@@ -6,6 +6,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from rehearsed import wish
 from sqlalchemy.orm import Session
+from support import NOW
 
 from csproto.desk.conversation import (
     KEPT_TURNS,
@@ -34,7 +35,7 @@ def test_it_comes_back_as_it_was_saved(engine, customer) -> None:
     )
     conversation.transcript = [opening(seen, ZONE), Message("user", "hi")]
     conversation.under_way = UnderWay(
-        "hi", "{}", 0.9, "other", Outcome(c016.outcome.decisions, c016.state)
+        "hi", NOW, "{}", 0.9, "other", Outcome(c016.outcome.decisions, c016.state)
     )
     conversation.save(engine)
     conversation.save(engine)

@@ -356,3 +356,106 @@ def test_a_yes_with_the_number_of_another_order_is_no_clear_yes(customer) -> Non
     assert (c016.writes, c016.waits_for) == ([], "yes")
     c016.hears("yes, 160001", act="confirm")
     assert c016.writes == [("cancel", "160001")]
+
+
+def test_a_yes_that_names_another_order_is_no_yes(customer) -> None:
+    c016 = customer("C016").hears("cancel order 160001", wish("cancel_order", "160001"))
+    c016.hears("yes, cancel 160002", wish("cancel_order", "160002"), act="confirm")
+    assert (c016.writes, c016.waits_for) == ([], "yes")
+    c016 = customer("C016").hears("cancel order 160001", wish("cancel_order", "160001"))
+    assert c016.hears("yes, 160002", wish("other", "160002"), act="confirm").writes == []
+    c016 = customer("C016").hears("cancel order 160001", wish("cancel_order", "160001"))
+    assert c016.hears("yes, 160002", act="confirm").writes == []
+
+
+def test_a_yes_for_some_of_the_orders_is_a_yes_for_these(customer) -> None:
+    c016 = customer("C016").hears(
+        "cancel 160001 and 160002", wish("cancel_order", "160001", "160002")
+    )
+    assert c016.hears("yes, only 160001", act="confirm").writes == [("cancel", "160001")]
+    assert c016.state.question.wish.orders == ("160002",)
+
+
+def test_a_question_after_the_yes_is_no_yes(customer) -> None:
+    for text in ("ok, what does that cost me?", "ok let me check with my wife", "好的 先看看"):
+        c016 = customer("C016").hears("cancel order 160001", wish("cancel_order", "160001"))
+        assert (c016.hears(text, act="confirm").writes, c016.waits_for) == ([], "yes")
+
+
+def test_a_yes_to_an_order_that_has_changed_is_asked_again(customer) -> None:
+    c016 = customer("C016").hears("cancel order 160001", wish("cancel_order", "160001"))
+    with Session(c016.orders.engine) as session:
+        session.get(Order, "160001").amount += 10_000
+        session.commit()
+    assert (c016.hears("yes", act="confirm").writes, c016.waits_for) == ([], "yes")
+    assert c016.hears("yes", act="confirm").writes == [("cancel", "160001")]
+
+
+def test_a_yes_to_yesterdays_question_is_asked_again(customer) -> None:
+    c016 = customer("C016").hears("cancel order 160001", wish("cancel_order", "160001"))
+    c016.now += timedelta(hours=c016.handbook.values.windows["yes_hours"], minutes=1)
+    assert (c016.hears("yes", act="confirm").writes, c016.waits_for) == ([], "yes")
+    assert c016.hears("yes", act="confirm").writes == [("cancel", "160001")]
+
+
+def test_an_unknown_number_does_not_swallow_the_question(customer) -> None:
+    c016 = customer("C016").hears(
+        "cancel 160001 and where is 999999",
+        wish("cancel_order", "160001"),
+        wish("tracking_number", "999999"),
+    )
+    assert (c016.waits_for, c016.state.question.wish.orders) == ("yes", ("160001",))
+    assert "order.not_found" in c016.rules
+    assert c016.hears("yes", act="confirm").writes == [("cancel", "160001")]
+
+
+def test_a_wish_that_waits_is_not_what_the_talk_is_about(customer) -> None:
+    c016 = customer("C016").hears(
+        "cancel one and return the kettle",
+        wish("cancel_order"),
+        wish("return_exchange", "160004"),
+    )
+    assert c016.waits_for == "order"
+    assert "160004" not in c016.state.focus
+
+
+def test_an_open_question_comes_back_after_another_deed(customer) -> None:
+    c016 = customer("C016").hears("cancel order 160001", wish("cancel_order", "160001"))
+    c016.hears("an invoice for 160002 please", wish("invoice", "160002"))
+    assert c016.rules == ["invoice.confirm"]
+    c016.hears("yes", act="confirm")
+    assert c016.writes == [("invoice", "160002")]
+    assert c016.state.question.wish.orders == ("160001",)
+
+
+def test_a_human_ends_everything_that_was_open(customer) -> None:
+    c016 = customer("C016").hears(
+        "cancel 160001 and return the kettle",
+        wish("cancel_order", "160001"),
+        wish("return_exchange", "160004"),
+    )
+    c016.hears("get me a human", wish("human_agent"))
+    assert c016.rules == ["human.handoff"]
+    assert (c016.state.question, c016.state.queue, c016.state.behind) == (None, (), None)
+
+
+def test_wishes_that_open_tickets_have_to_be_sure_whatever_comes_with_them(customer) -> None:
+    for act in ("ask", "deny", "correct"):
+        c016 = customer("C016", threshold=0.7).hears(
+            "cancel 160001", wish("cancel_order", "160001")
+        )
+        c016.hears("hm", wish("complaint"), act=act, sure=0.1)
+        assert c016.writes == []
+    c016 = customer("C016", threshold=0.7)
+    c016.hears("?", wish("order_status", "160001"), wish("urge_shipment", "160001"), sure=0.65)
+    assert c016.writes == []
+
+
+def test_taking_back_can_be_taken_back(customer) -> None:
+    c001 = customer("C001").hears("return 123456", wish("return_exchange", "123456"))
+    c001.hears("yes", act="confirm")
+    assert c001.writes == [("return", "123456")]
+    c001.hears("take that back", wish("return_exchange", "123456", undo=True))
+    assert c001.rules == ["withdraw.confirm"]
+    c001.hears("no wait, I do want to return it", wish("return_exchange", "123456"))
+    assert c001.rules == ["return.already_open"]

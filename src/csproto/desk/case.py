@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from typing import Any
 
-from csproto.desk.handbook import Handbook
+from csproto.desk.handbook import Handbook, HandbookError
 from csproto.desk.triage import Wish
 from csproto.shop.facts import CustomerFacts, OrderView, Write
 
@@ -105,7 +105,15 @@ class Case:
         write: Write | None = None,
         asks: bool = False,
     ) -> Decision:
-        """Return a decision by a rule, with order and article among the facts."""
+        """Return a decision by a rule, with order and article among the facts.
+
+        Raises HandbookError if the handbook has no such rule.
+        """
+        if rule not in self.handbook.rules:
+            raise HandbookError(
+                f"The rule {rule} is in no wish file: add it to that of {self.wish.intent}, "
+                "or correct its name in policy.py."
+            )
         about: dict[str, Fact] = (
             {"order": self.order.id, "item": self.order.item} if self.order else {}
         )

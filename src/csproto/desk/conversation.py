@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import insert, select, update
 from sqlalchemy.engine import Engine
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from csproto.desk.handbook import Language
@@ -17,6 +18,7 @@ from csproto.desk.state import Outcome, State
 from csproto.desk.transcript import Message, opening
 from csproto.errors import CsprotoError
 from csproto.shop.facts import OrderView
+from csproto.shop.orders import OrderSystemDown
 from csproto.shop.store import ConversationRow, Customer
 
 WINDOW_CHARS = 5_000  # a transcript with more characters loses its oldest turns
@@ -38,11 +40,13 @@ class UnderWay:
     before, so none is made twice.
 
     text: the customer's message.
+    at: when it was decided.
     triage: `Triage.to_wire()`, with the claims included.
     sure, runner_up: as in `Turn`.
     """
 
     text: str
+    at: datetime
     triage: str
     sure: float
     runner_up: str | None
@@ -94,7 +98,18 @@ class Conversation:
             self.computed_tokens = 0
 
     def save(self, engine: Engine) -> None:
-        """Save the conversation unless its customer has been erased."""
+        """Save the conversation unless its customer has been erased.
+
+        Raises OrderSystemDown if the database does not take it.
+        """
+        try:
+            self._save(engine)
+        except SQLAlchemyError as error:
+            raise OrderSystemDown(
+                "The conversation could not be saved. Send the message again."
+            ) from error
+
+    def _save(self, engine: Engine) -> None:
         values = {
             "customer_id": self.customer_id,
             "started_at": self.started_at,

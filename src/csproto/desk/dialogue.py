@@ -6,15 +6,16 @@ wishes that had to wait. Everything here is pure: nothing is read or written out
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from csproto.desk.case import Decision, Fact, Label
 from csproto.desk.handbook import Handbook
-from csproto.desk.lexicon import begins_with_yes
+from csproto.desk.lexicon import asks, begins_with_yes, says_more
 from csproto.desk.policy import decide
 from csproto.desk.questions import Questions
 from csproto.desk.references import matches
 from csproto.desk.state import SURE, Kind, Limits, Outcome, Question, Reading, State
+from csproto.desk.transcript import ORDERS_SHOWN
 from csproto.desk.triage import Wish
 from csproto.shop.facts import CustomerFacts, OrderView, foreseen
 
@@ -58,85 +59,103 @@ class _Turn(Questions):
 
     def is_unsure(self, limits: Limits) -> bool:
         """Return whether the customer has to say which of two wishes is meant."""
-        triage = self.reading.triage
-        if triage.act != "ask" or not triage.wishes or not self.reading.runner_up:
-            return False
-        at_once = self.handbook.wishes[triage.wishes[0].intent].at_once
-        limit = max(limits.answering, limits.writing) if at_once else limits.answering
-        return self.reading.sure < limit
+        wishes = self.reading.triage.wishes
+        limit = limits.answering if self.reading.triage.act == "ask" else 0.0
+        if any(self.handbook.wishes[wish.intent].at_once for wish in wishes):
+            limit = max(limit, limits.writing)
+        return bool(wishes) and self.reading.sure < limit
 
     def ask_reading(self) -> None:
         """Ask which of the two likeliest wishes is meant. The other wishes wait."""
         first, rule = self.reading.triage.wishes[0], "unsure.clarify"
-        readings = (first.intent, str(self.reading.runner_up))
+        # Without a runner-up, the other choice is a human, or just talk instead of a human.
+        instead = "other" if first.intent == "human_agent" else "human_agent"
+        readings = (first.intent, self.reading.runner_up or instead)
         labels = {"first": Label("wish", readings[0]), "second": Label("wish", readings[1])}
         self.decisions.append(Decision(None, None, "unsure.clarify", labels, asks=True))
         self.state = replace(self.state, focus=self.own_orders(first.orders) or self.state.focus)
-        self.ask(Question("reading", self.action(rule), rule, first, labels, readings))
+        self.ask(Question("reading", self.action(rule), rule, first, self.now, labels, readings))
         for wish in self.reading.triage.wishes[1:]:
             self.add_to_queue(wish)
         self.count_miss()
 
     def confirmed(self, question: Question) -> None:
-        """Do what the open question asked about, if the message begins with a yes.
+        """Do what the open question asked about, if the message is a clear yes to it.
 
         The model alone cannot confirm anything: the words of the message must do so
         too.
         """
-        wishes = self.reading.triage.wishes
-        heard = begins_with_yes(self.reading.text, self.handbook.lexicon)
-        asked = question.wish
-        if question.kind not in ("yes", "human") or not heard or self._names_another(asked):
+        wishes, asked = self.reading.triage.wishes, question.wish
+        same = [wish for wish in wishes if question.kind == "yes" and wish.intent == asked.intent]
+        # "yes, but made out to my company": the changed wish has to be confirmed
+        changed = any(self.changes(asked, wish) for wish in same)
+        if question.kind not in ("yes", "human") or not self._is_clear_yes(question) or changed:
             self.asked(wishes) if wishes else self.repeat_question()
-            return
-        said = [wish for wish in wishes if question.kind == "yes" and wish.intent == asked.intent]
-        if any(self.changes(asked, wish) for wish in said):
-            # "yes, but made out to my company": the changed wish has to be confirmed
-            self.asked(wishes)
             return
         self.close_question()
         if question.kind == "human":
             self._run(Wish("human_agent"))
         else:
-            self._carry_out(question, [order for wish in said for order in wish.orders])
+            self._carry_out(question)
         # "yes, and 160001 as well": the further order has not been asked about yet.
         new = [
             replace(wish, orders=more)
-            for wish in said
+            for wish in same
             if (more := tuple(o for o in wish.orders if o not in asked.orders))
         ]
-        rest = [wish for wish in wishes if wish not in said]
+        rest = [wish for wish in wishes if wish not in same]
         if question.kind == "human":  # "yes, get me a human" is one wish, not two
             rest = [wish for wish in rest if wish.intent != "human_agent"]
         self.asked([*new, *rest])
 
-    def _names_another(self, asked: Wish) -> bool:
-        """Return whether the message names an order by number that nobody has taken up.
+    def _is_clear_yes(self, question: Question) -> bool:
+        """Return whether the words of the message are a yes to just this question.
 
-        "yes, 160002" is no clear yes to a question about 160001, even if the model read
-        only a yes.
+        - The message begins with a yes of the lexicon.
+        - If the model read nothing but a yes, the message has no question in it: "ok, what
+          does that cost?" still wants an answer.
+        - It names no order beyond the question's, unless a word such as "also" says that
+          this order comes on top: "yes, cancel 160002" is no yes to a question about
+          160001. An order of another wish is none of this question's business.
         """
-        taken = {o for wish in self.reading.triage.wishes for o in wish.orders} | {*asked.orders}
-        shared = matches(self.reading.text, self.facts.orders)
-        return any(o not in taken for o, by in shared if any(c.isdigit() for c in by))
+        text, lexicon, wishes = self.reading.text, self.handbook.lexicon, self.reading.triage.wishes
+        if not begins_with_yes(text, lexicon) or (not wishes and asks(text, lexicon)):
+            return False
+        about = {question.wish.intent, "other"}
+        elsewhere = {o for wish in wishes if wish.intent not in about for o in wish.orders}
+        named = {o for wish in wishes if wish.intent in about for o in wish.orders}
+        named |= {order for order, by in self._matches() if any(c.isdigit() for c in by)}
+        further = named - {*question.wish.orders} - elsewhere
+        return not further or says_more(text, lexicon)
 
-    def _carry_out(self, question: Question, said: Sequence[str]) -> None:
+    def _matches(self) -> list[tuple[str, str]]:
+        return matches(self.reading.text, self.facts.orders)
+
+    def _carry_out(self, question: Question) -> None:
         """Do what the open question asked about.
 
-        said: the orders that the yes names; if it names none, all orders of the
-        question.
+        If the yes names some of the question's orders, only these are meant, and the
+        desk asks about the others again.
 
-        If the rules would now ask another question about an order, or none, the yes
-        does not count for this order, and the rules decide on it as on a new wish.
+        The yes does not count for an order that has changed since the question, or if
+        the question is too old, or if the rules would now ask something else. The rules
+        then decide on the order as on a new wish.
         """
-        chosen = [order for order in question.wish.orders if order in said]
-        if chosen and (left := tuple(o for o in question.wish.orders if o not in chosen)):
+        orders = question.wish.orders
+        named = {o for wish in self.reading.triage.wishes for o in wish.orders}
+        named |= {order for order, _ in self._matches()}
+        chosen = [order for order in orders if order in named] or list(orders)
+        if left := tuple(o for o in orders if o not in chosen):
             self.add_to_queue(replace(question.wish, orders=left))  # "yes, 160001": ask again
+        seen = question.facts.get("orders", ())
+        valid = timedelta(hours=self.handbook.values.windows["yes_hours"])
+        too_old = self.now - question.asked_at > valid
         agreed: list[OrderView] = []
         changed: list[OrderView] = []
-        for order in self.views(chosen or question.wish.orders):
-            still_asked = decide(self.case(question.wish, order)).rule == question.rule
-            (agreed if still_asked else changed).append(order)
+        for order in self.views(chosen):
+            same_rule = decide(self.case(question.wish, order)).rule == question.rule
+            as_asked = isinstance(seen, tuple) and order in seen
+            (agreed if same_rule and as_asked and not too_old else changed).append(order)
         if agreed:
             self._decide(question.wish, agreed, agreed=True)
         if changed:
@@ -194,8 +213,8 @@ class _Turn(Questions):
     def asked(self, wishes: Iterable[Wish]) -> None:
         """Run the wishes of a message one after the other.
 
-        Once a wish has led to a question, further wishes that may also ask wait in the
-        queue, because a reply ends with at most one question.
+        Once a wish has led to a question, further wishes that would also ask something
+        wait in the queue, because a reply ends with at most one question.
         """
         waiting = list(wishes)
         if not waiting and not self.decisions:
@@ -203,10 +222,7 @@ class _Turn(Questions):
         real = [wish for wish in waiting if wish.intent != "other" or wish.orders]
         # "cancel it, thanks": the thanks get no decision next to another wish
         for wish in real or (waiting if not self.decisions else []):
-            if self.has_asked() and self.may_ask(wish):
-                self.add_to_queue(wish)
-            else:
-                self._run_with_question(wish)
+            self._run_with_question(wish)
 
     def outcome(self) -> Outcome:
         """Return the decisions and the new state.
@@ -241,7 +257,7 @@ class _Turn(Questions):
         if question and about_orders and wish.intent == "other" and wish.orders:
             # A number without a wish is an answer to the question.
             wish = replace(wish, intent=question.wish.intent)
-        if question is None or wish.intent != question.wish.intent:
+        if question is None or wish.intent != question.wish.intent or self.has_asked():
             self._run(wish)
             return
         asked, new = question.wish, [o for o in wish.orders if o not in question.wish.orders]
@@ -257,15 +273,21 @@ class _Turn(Questions):
         if question.kind == "detail" and wish.orders and left:
             # The detail is for some of the orders only: ask about the others later.
             self.add_to_queue(replace(asked, orders=left))
+        if question.kind == "yes" and wish in self.reading.triage.wishes:
+            # "I do want to return it" after "Take the return back?": no longer an undo.
+            flags = self.handbook.wishes[asked.intent].slots
+            kept = {n: v for n, v in asked.slots.items() if not flags[n].flag or n in wish.slots}
+            asked = replace(asked, slots=kept)
         self._run(_merged(asked, wish))
 
     def _run(self, wish: Wish) -> None:
         """Decide on the orders of a wish, or ask which order is meant."""
         kind = self.handbook.wishes[wish.intent]
         orders = self.own_orders(wish.orders)
+        self.drop_from_queue(wish.intent, orders)
         unknown = [number for number in wish.orders if number not in orders]
         if unknown and (kind.needs_order or wish.intent == "other"):
-            self._report_unknown(wish, unknown, asks=not orders)
+            self._report_unknown(wish, unknown, asks=not orders and not self.has_asked())
             if not orders:
                 return
         about = self.views(orders or (self.state.focus if kind.needs_order else ()))
@@ -282,6 +304,9 @@ class _Turn(Questions):
         """Decide on the only candidate, or ask which of several orders is meant."""
         if len(candidates) == 1:
             self._decide(wish, candidates)
+            return
+        if self.has_asked():
+            self.add_to_queue(wish)
             return
         question = self._order_question(wish, candidates)
         decision = Decision(wish.intent, None, question.rule, question.facts, asks=True)
@@ -308,7 +333,7 @@ class _Turn(Questions):
         facts: dict[str, Fact] = {"deed": Label("deed", wish.intent)}
         if candidates:
             facts["options"] = tuple(candidates[:MAX_CANDIDATES])
-        return Question("order", self.action(rule), rule, replace(wish, orders=()), facts)
+        return Question("order", self.action(rule), rule, replace(wish, orders=()), self.now, facts)
 
     def _decide(self, wish: Wish, orders: Sequence[OrderView | None], agreed: bool = False) -> None:
         """Decide on each order, and ask one question about those that need an answer.
@@ -323,6 +348,13 @@ class _Turn(Questions):
                 self.facts = foreseen(self.facts, decision.write, self.now)
             if decision.asks:
                 asked.setdefault(decision.rule, []).append(decision)
+        if asked and self.has_asked():  # these orders wait, so the talk is not about them
+            self._ask_about(wish, asked)
+            waiting = {decision.order for group in asked.values() for decision in group}
+            orders = [order for order in orders if order and order.id not in waiting]
+            asked = {}
+            if not orders:
+                return
         ids = tuple(order.id for order in orders if order)
         last = replace(wish, orders=ids)
         self.state = replace(self.state, focus=ids or self.state.focus, last=last)
@@ -336,14 +368,18 @@ class _Turn(Questions):
     def _ask_about(self, wish: Wish, asked: Mapping[str, Sequence[Decision]]) -> None:
         """Ask the first rule's question about all orders of that rule.
 
-        Orders with another rule's question wait in the queue.
+        Orders with another rule's question wait in the queue, also those that are too
+        many to be named, and all of them if the message has led to a question before.
         """
-        (rule, first), *others = asked.items()
-        ids = tuple(d.order for d in first if d.order)
-        kind: Kind = self.handbook.rules[rule].waits
-        facts = _shared_facts(first) | {"orders": self.views(ids)}
-        self.ask(Question(kind, self.action(rule), rule, replace(wish, orders=ids), facts))
-        for _, decisions in others:
+        groups = [part for decisions in asked.values() for part in _parts(decisions, ORDERS_SHOWN)]
+        if not self.has_asked():
+            first, *groups = groups
+            rule, ids = first[0].rule, tuple(d.order for d in first if d.order)
+            kind: Kind = self.handbook.rules[rule].waits
+            facts = _shared_facts(first) | {"orders": self.views(ids)}
+            asking = replace(wish, orders=ids)
+            self.ask(Question(kind, self.action(rule), rule, asking, self.now, facts))
+        for decisions in groups:
             self.decisions = [d for d in self.decisions if d not in decisions]
             self.add_to_queue(replace(wish, orders=tuple(d.order for d in decisions if d.order)))
 
@@ -356,6 +392,11 @@ def _shared_facts(decisions: Sequence[Decision]) -> dict[str, Fact]:
     """
     first, *others = (decision.facts for decision in decisions)
     return {n: fact for n, fact in first.items() if all(o.get(n) == fact for o in others)}
+
+
+def _parts(decisions: Sequence[Decision], size: int) -> list[Sequence[Decision]]:
+    """Return decisions in parts of at most `size`."""
+    return [decisions[start : start + size] for start in range(0, len(decisions), size)]
 
 
 def _merged(base: Wish, new: Wish) -> Wish:

@@ -180,6 +180,7 @@ class Lexicon(_Part):
     no: words that take a yes back if a later clause, or the rest of its own, begins
         with one.
     fillers: words that may stand before a yes.
+    more: words by which a yes takes in something that was not asked about.
     asks: words that make the clause of a yes a question or a condition.
     question_ends: endings of a clause that is a question.
     not_yes: beginnings of a clause that look like a yes and are none.
@@ -189,6 +190,7 @@ class Lexicon(_Part):
     no: Words
     fillers: Words
     firm: Words
+    more: Words
     asks: Words
     question_ends: list[str]
     not_yes: Words

@@ -40,6 +40,22 @@ def begins_with_yes(text: str, lexicon: Lexicon) -> bool:
     return found
 
 
+def asks(text: str, lexicon: Lexicon) -> bool:
+    """Return whether any clause of a message is a question."""
+    for clause, end in CLAUSE.findall(text.lower()):
+        rest = clause.strip(QUOTES)
+        if "?" in end or "？" in end or _begins(rest, _all(lexicon.asks)):
+            return True
+    return False
+
+
+def says_more(text: str, lexicon: Lexicon) -> bool:
+    """Return whether a message says that something comes on top: "also", 还有."""
+    lowered = text.lower()
+    starts = (n for n in range(len(text)) if n == 0 or _word_ends(lowered, n))
+    return any(_begins(lowered[n:], _all(lexicon.more)) for n in starts)
+
+
 def _after_yes(clause: str, lexicon: Lexicon) -> tuple[str, bool]:
     """Return what follows the yes of a clause, and whether the clause begins with one.
 

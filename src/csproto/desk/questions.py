@@ -13,9 +13,6 @@ from csproto.shop.facts import CustomerFacts, OrderView, Write, foreseen
 
 OFFER_AFTER = 2  # after so many misses the desk offers a human
 HAND_OVER_AFTER = 3  # after so many misses a human takes over
-# These wishes change no order. If one of them leads to a question, that question only
-# interrupts the open one, which comes back later.
-ASIDE = ("order_status", "tracking_number", "refund_status")
 
 
 class Questions:
@@ -42,16 +39,18 @@ class Questions:
 
         - The misses go on counting if the desk asks again for a choice of order or of
           wish; otherwise they begin at 0.
-        - A question of an ASIDE wish, or a choice between two wishes, only interrupts
-          the question that is open: that question is kept in `behind`.
+        - A question about another wish interrupts the one that is open: that one is
+          kept in `behind` and comes back. A choice between two wishes, and the offer of
+          a human, are settled by any other wish.
         """
         before = self.before.question
         choice = question.kind in ("order", "reading")
         stuck = choice and before and before.kind in (question.kind, "human")
         misses = self.before.misses if stuck else 0
-        aside = question.kind == "reading" or question.wish.intent in ASIDE
-        if before and self.state.question is before and aside and before.kind != "human":
-            other = question.wish.intent != before.wish.intent or question.kind != before.kind
+        if before and self.state.question is before and before.kind not in ("reading", "human"):
+            other = question.wish.intent != before.wish.intent
+            if other and (older := self.state.behind) and older.wish.orders:
+                self.add_to_queue(older.wish)
             self.state = replace(self.state, behind=before if other else self.state.behind)
         self.state = replace(self.state, question=question, misses=misses)
 
@@ -71,8 +70,11 @@ class Questions:
           all of its orders.
         - Any wish but `other` settles a choice between two wishes or the offer of a
           human.
-        - A wish for a human settles every question.
+        - A wish for a human settles every earlier question, and what waits behind it.
         """
+        if wish.intent == "human_agent":
+            queue = tuple(w for w in self.state.queue if w not in self.before.queue)
+            self.state = replace(self.state, behind=None, queue=queue)
         question = self.before.question
         if question is None or self.state.question is not question or wish.intent == "other":
             return
@@ -86,19 +88,21 @@ class Questions:
         self.state = replace(self.state, question=None, misses=0)
 
     def add_to_queue(self, wish: Wish) -> None:
-        self.state = replace(self.state, queue=(*self.state.queue, wish))
+        if wish not in self.state.queue:
+            self.state = replace(self.state, queue=(*self.state.queue, wish))
+
+    def drop_from_queue(self, intent: str, orders: Sequence[str]) -> None:
+        """Drop waiting wishes that the customer has just said again."""
+        queue = self.state.queue
+        said = [w for w in queue if w.intent == intent and w.orders and {*w.orders} <= {*orders}]
+        self.state = replace(self.state, queue=tuple(w for w in queue if w not in said))
 
     def has_asked(self) -> bool:
         """Return whether this message has already led to a question."""
         return self.state.question is not None and self.state.question is not self.before.question
 
-    def may_ask(self, wish: Wish) -> bool:
-        """Return whether this wish needs an order and can lead to a question."""
-        kind = self.handbook.wishes[wish.intent]
-        return kind.needs_order and any(rule.ask for rule in kind.rules.values())
-
     def repeat_question(self, missed: bool = True) -> None:
-        """Repeat the open question, or close it if the rules no longer ask anything.
+        """Repeat the open question, or close it if the rules no longer ask it.
 
         missed: whether the message counts as a miss, because it should have answered
         the question.
@@ -107,9 +111,11 @@ class Questions:
         if question is None:
             return
         repeated = self.decided_again(question)
-        if not any(decision.asks for decision in repeated):
+        if not repeated or any(decision.rule != question.rule for decision in repeated):
             self.close_question()
-            self.decisions = self.decisions or repeated
+            # What the rules say now is news. A change needs a new wish.
+            told = [decision for decision in repeated if not decision.asks and not decision.write]
+            self.decisions = self.decisions or told
             if not self.decisions:  # what was asked about is gone
                 self.add_decision("other.small_talk", "other")
             return
@@ -136,7 +142,7 @@ class Questions:
             self.decisions = [d for d in self.decisions if d.rule != "other.small_talk"]
             self.decisions.append(Decision(None, None, rule, asks=True))
             wish = self.state.question.wish if self.state.question else Wish("human_agent")
-            question = Question("human", self.action(rule), rule, wish)
+            question = Question("human", self.action(rule), rule, wish, self.now)
             self.state = replace(self.state, question=question, misses=misses)
             self.again = False
         else:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Literal
 
 from csproto.desk.case import Decision, Fact
@@ -17,7 +18,8 @@ class Question:
     kind: what answers it.
     action, rule: the rule that asked, and its action.
     wish: the wish it is about, with the orders that were asked about.
-    facts: the values in its wording.
+    asked_at: when it was asked.
+    facts: the values in its wording, such as the orders as they were then.
     readings: for the kind `reading`, the two intents between which the customer
         chooses.
     """
@@ -26,6 +28,7 @@ class Question:
     action: str
     rule: str
     wish: Wish
+    asked_at: datetime
     facts: Mapping[str, Fact] = field(default_factory=dict)
     readings: tuple[str, ...] = ()
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from csproto.desk import dialogue, transcript, triage
@@ -50,10 +51,13 @@ class Steps:
         self.turn = Turn(text, language_of(text, conversation.language))
         under_way = conversation.under_way
         # This same message was decided before, and the turn was cut off while it wrote.
-        self.interrupted = under_way if under_way and under_way.text == text else None
+        valid = timedelta(hours=desk.handbook.values.windows["yes_hours"])
+        recent = under_way and self.now - under_way.at <= valid
+        self.interrupted = under_way if under_way and recent and under_way.text == text else None
         self.outcome = Outcome((), conversation.state)
         self.before = replace(conversation, transcript=[*conversation.transcript])
         self.written = False
+        self.made: list[Decision] = []  # decisions of this turn whose writes are made
         self.first_text_at = 0.0
 
     @contextmanager
@@ -172,23 +176,31 @@ class Steps:
         """Decide while the order system is down.
 
         Small talk and questions about the shop are answered as usual. Any other message
-        becomes a ticket, which says what the message answers if a question was open.
+        becomes a ticket. If a question was open, the ticket names it, and it is asked
+        again.
         """
         conversation, handbook = self.conversation, self.desk.handbook
         state, question = conversation.state, conversation.state.question
-        simple = understood.act == "ask" and not question
+        simple = understood.act == "ask" and understood.wishes
         if simple and all(w.intent in NEED_NO_ORDER and not w.orders for w in understood.wishes):
             nothing_known = CustomerFacts(conversation.customer_id, (), self.now)
             reading = Reading(self.text, understood)
-            return dialogue.respond(reading, nothing_known, state, self.now, handbook)
+            outcome = dialogue.respond(
+                reading, nothing_known, replace(state, question=None), self.now, handbook
+            )
+            kept = replace(outcome.state, question=outcome.state.question or question)
+            return replace(outcome, state=kept)
         asked = ""
-        if question:  # a ticket with only "yes" in it would not help a human
+        if question:  # a human could not use a ticket that says only "yes"
             orders = ", ".join(question.wish.orders) or "no order"
             asked = f"answer to {question.action} ({orders}): "
         intent = understood.wishes[0].intent if understood.wishes else None
-        write = Write("unavailable", "", (asked + self.text)[:500], escalated=True)
-        decision = Decision(intent, None, "system.unavailable", write=write)
-        return Outcome((decision,), state, again=question is not None)
+        return Outcome((self._unavailable(intent, asked),), state, again=question is not None)
+
+    def _unavailable(self, intent: str | None, about: str) -> Decision:
+        """Return the decision to leave a ticket, because the order system is down."""
+        write = Write("unavailable", "", (about + self.text)[:500], escalated=True)
+        return Decision(intent, None, "system.unavailable", write=write)
 
     # -- write
 
@@ -196,70 +208,95 @@ class Steps:
         """Make the writes of all decisions, each of them once.
 
         If an order has changed since it was read, everything is decided again on new
-        facts. If the order system is down, a ticket for a human takes the place of the
-        writes. Raises Stopped, CustomerUnknown, and OrderSystemDown after the last
-        attempt.
+        facts; what is written already stays as it was decided. If the order system is
+        down, a ticket for a human takes the place of the writes that are left. Raises
+        Stopped, CustomerUnknown, and OrderSystemDown after the last attempt.
         """
+        last: Exception | None = None
         for _ in range(DECISION_ATTEMPTS):
-            self.stop.check()  # the last moment to stop before anything is written
+            if not self.made:
+                self.stop.check()  # the last moment to stop before anything is written
             try:
                 return self._make_writes()
-            except OrderMoved:
-                self.interrupted = None
+            except OrderMoved as error:
+                last, self.interrupted = error, None
                 self.facts = self._facts()
                 self.decide()
-            except OrderSystemDown:
-                self.facts, self.interrupted = None, None
-                self.decide()
+                self._keep_what_is_made()
+            except OrderSystemDown as error:
+                last, self.interrupted = error, None
+                self._leave_the_rest_to_a_human()
+        if isinstance(last, OrderSystemDown):
+            raise last
         raise OrderSystemDown(
             "The order changed each time it was looked at. Send the message again."
         )
+
+    def _keep_what_is_made(self) -> None:
+        """Replace new decisions about what is written already by the ones that wrote it."""
+        made = {(decision.intent, decision.order): decision for decision in self.made}
+        decisions = [made.pop((d.intent, d.order), d) for d in self.outcome.decisions]
+        self.outcome = replace(self.outcome, decisions=(*made.values(), *decisions))
+
+    def _leave_the_rest_to_a_human(self) -> None:
+        """Decide to leave a ticket about the writes that could not be made."""
+        made = {(decision.intent, decision.order) for decision in self.made}
+        if not made:
+            self.facts = None
+            self.decide()
+            return
+        left = [d for d in self.outcome.decisions if d.write and (d.intent, d.order) not in made]
+        about = ", ".join(f"{d.intent} {d.order or ''}".strip() for d in left)
+        ticket = self._unavailable(left[0].intent if left else None, f"not done yet: {about}: ")
+        self.outcome = replace(self.outcome, decisions=(*self.made, ticket))
 
     def _make_writes(self) -> Turn:
         """Save the decisions if any of them writes, then make the writes."""
         conversation, turn = self.conversation, self.turn
         if any(decision.write for decision in self.outcome.decisions):
             self._save_under_way()
-        places = enumerate(self.outcome.decisions)
-        turn.decisions = tuple(self._make_write(place, decision) for place, decision in places)
+        turn.decisions = tuple(self._make_write(decision) for decision in self.outcome.decisions)
         turn.question = self.outcome.state.question
         conversation.state = self.outcome.state
         return turn
 
-    def _make_write(self, place: int, decision: Decision) -> Decision:
+    def _make_write(self, decision: Decision) -> Decision:
         """Make a decision's write, and return the decision with its ticket number.
 
-        place: which of the turn's decisions it is. A decision without a write is
-        returned unchanged. Raises OrderMoved, OrderSystemDown and CustomerUnknown.
+        A decision without a write, or whose write is made, is returned unchanged.
+        Raises OrderMoved, OrderSystemDown and CustomerUnknown.
         """
         orders, customer = self.desk.orders, self.conversation.customer_id
-        if decision.write is None:
+        if decision.write is None or decision in self.made:
             return decision
-        key = self._idempotency_key(place, decision.write)
+        key = self._idempotency_key(decision.write)
         write = self._with_summary(decision.write)
         if write.kind == "unavailable":
             number = orders.leave_ticket(key, customer, write.detail, self.now)
         else:
             number = orders.write(key, customer, write, self.now, decision.rule)
-        return decision.with_ticket(number)
+        self.made.append(decision.with_ticket(number))
+        return self.made[-1]
 
-    def _idempotency_key(self, place: int, write: Write) -> str:
+    def _idempotency_key(self, write: Write) -> str:
         """Return the idempotency key of one write.
 
         If the same message is sent again in the same turn, its writes have the same
-        keys, and the order system makes each of them only once. Another message has
-        other keys.
+        keys, and the order system makes each of them only once: one of each kind for
+        each order. Another message has other keys.
         """
         message = hashlib.sha256(self.text.encode()).hexdigest()[:8]
         conversation = self.conversation
-        turn = f"{conversation.id}:{conversation.turns}:{place}:{message}"
+        turn = f"{conversation.id}:{conversation.turns}:{message}"
         return f"{turn}:{write.kind}:{write.order_id}"
 
     def _save_under_way(self) -> None:
         """Save the decisions before the first write (see UnderWay for the reason)."""
         assert self.turn.triage is not None
         wire = self.turn.triage.to_wire()
-        under_way = UnderWay(self.text, wire, self._sure, self.turn.runner_up, self.outcome)
+        under_way = UnderWay(
+            self.text, self.now, wire, self._sure, self.turn.runner_up, self.outcome
+        )
         self.desk.keep(replace(self.before, under_way=under_way))
         self.conversation.under_way = under_way
         self.written = True  # only now: before, nothing could be written
