@@ -45,6 +45,7 @@ def add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(Refused)
     def refused(request: Request, error: Refused) -> Response:
+        request.app.state.site.metrics.count_refusal(error.status, error.code)
         headers = {"Retry-After": str(error.retry_after)} if error.retry_after else None
         return JSONResponse(problem(error.code, request.headers), error.status, headers)
 

@@ -44,6 +44,19 @@ class Problem(BaseModel):
     error: str
 
 
+class Alive(BaseModel):
+    """All is well."""
+
+    status: Literal["ok"] = "ok"
+
+
+class Unready(BaseModel):
+    """Send nobody here now, and why."""
+
+    status: Literal["unavailable"] = "unavailable"
+    reason: str
+
+
 class Healthy(BaseModel):
     """The engine has just generated a token, and the database has just been written."""
 
