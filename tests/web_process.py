@@ -6,10 +6,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 import httpx
@@ -82,27 +82,78 @@ def web_process(tmp_path: Path, server: Any) -> Iterator[Callable[..., Page]]:
         page.process.wait(30)
 
 
-class Relay:
-    """Carries bytes from a port to a server, as soon as it is told to."""
+Spoil = Callable[[asyncio.StreamWriter, bytes], Awaitable[None]]
 
-    def __init__(self, target: str) -> None:
+
+class Relay:
+    """Carries bytes between a port and a server, from `start` on.
+
+    spoil: hands on the answers to generations instead, for faults on the way.
+    """
+
+    def __init__(self, target: str, spoil: Spoil | None = None) -> None:
         parts = urlsplit(target)
-        self._target, self.port = (parts.hostname, parts.port), free_port()
+        self._target, self.port, self._spoil = (parts.hostname, parts.port), free_port(), spoil
         self.url = f"http://127.0.0.1:{self.port}"
 
-    def start(self) -> None:
-        threading.Thread(target=asyncio.run, args=(self._serve(),), daemon=True).start()
+    def start(self) -> Self:
+        started = threading.Event()
+        threading.Thread(target=asyncio.run, args=(self._serve(started),), daemon=True).start()
+        assert started.wait(30)
+        return self
 
-    async def _serve(self) -> None:
+    async def _serve(self, started: threading.Event) -> None:
         server = await asyncio.start_server(self._connect, "127.0.0.1", self.port)
+        started.set()
         await server.serve_forever()
 
     async def _connect(self, near_in: Any, near_out: Any) -> None:
         far_in, far_out = await asyncio.open_connection(*self._target)
-        await asyncio.gather(self._carry(near_in, far_out), self._carry(far_in, near_out))
+        generates = False
 
-    async def _carry(self, source: Any, sink: Any) -> None:
-        with closing(sink):
-            while data := await source.read(65536):
-                sink.write(data)
-                await sink.drain()
+        async def ask() -> None:
+            nonlocal generates
+            while data := await near_in.read(65536):
+                generates = data.startswith(b"POST /generate") or (
+                    generates and not data.startswith(b"GET ")
+                )
+                far_out.write(data)
+            far_out.close()
+
+        async def answer() -> None:
+            while data := await far_in.read(65536):
+                if generates and self._spoil:
+                    await self._spoil(near_out, data)
+                else:
+                    near_out.write(data)
+            near_out.close()
+
+        with suppress(OSError):
+            await asyncio.gather(ask(), answer())
+
+
+async def drip(sink: asyncio.StreamWriter, data: bytes) -> None:
+    """Hand on four bytes a second of the body."""
+    head, mark, body = data.partition(b"\r\n\r\n") if data.startswith(b"HTTP") else (b"", b"", data)
+    sink.write(head + mark)
+    for place in range(0, len(body), 4):
+        sink.write(body[place : place + 4])
+        await sink.drain()
+        await asyncio.sleep(1)
+
+
+async def gateway_error(sink: asyncio.StreamWriter, data: bytes) -> None:
+    """Answer as a gateway does whose server has gone."""
+    sink.write(
+        b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 6\r\nContent-Type: text/html\r\n\r\n<html>"
+    )
+
+
+def replaced(old: bytes, new: bytes) -> Spoil:
+    """Hand on with one text in place of another of the same length."""
+    assert len(old) == len(new)
+
+    async def hand_on(sink: asyncio.StreamWriter, data: bytes) -> None:
+        sink.write(data.replace(old, new))
+
+    return hand_on

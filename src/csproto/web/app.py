@@ -25,6 +25,7 @@ from csproto.desk.assistant import Assistant
 from csproto.shop.orders import CustomerUnknown, OrderSystemDown, database_errors_typed
 from csproto.web import schema
 from csproto.web.errors import add_errors, failure
+from csproto.web.examples import add_examples
 from csproto.web.guard import Guard, problem, visitor_language
 from csproto.web.health import Health
 from csproto.web.limits import Limits, Refused
@@ -89,6 +90,7 @@ def create_app(
     _add_session(app, site)
     add_operating(app, site, versions=public_docs, metrics_token=metrics_token)
     add_errors(app)
+    add_examples(app)
     return app
 
 
