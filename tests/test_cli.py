@@ -163,7 +163,7 @@ def test_demo_answers_the_customers(run_cli, server) -> None:
 
 
 def test_forget_erases_a_customer(run_cli) -> None:
-    assert run_cli("db", "init").returncode == 0
+    assert run_cli("db", "init", "--yes").returncode == 0
     assert run_cli("db", "forget", "C005").returncode == 0
     gone = run_cli("db", "forget", "C005")
     assert gone.returncode == 1

@@ -304,7 +304,7 @@ def test_a_message_that_could_not_be_kept_is_sent_again(endpoint, engine) -> Non
 def test_the_command_line_on_a_read_only_file(run_cli, server, engine, tmp_path: Path) -> None:
     url = f"sqlite:///file:{tmp_path / 'shop.db'}?mode=ro&uri=true"
     assert run_cli("tickets", CSPROTO_DB=url).returncode == 0, "reading is all it does"
-    for words in (["ask", "转人工"], ["db", "forget", "C005"], ["db", "init"]):
+    for words in (["ask", "转人工"], ["db", "forget", "C005"], ["db", "init", "--yes"]):
         done = run_cli(*words, CSPROTO_DB=url)
         assert done.returncode == 1, words
         assert "cannot be used" in done.stderr

@@ -485,7 +485,7 @@ def test_a_customer_who_writes_too_fast_is_told_when_to_come_back(make_assistant
 
 def test_too_many_at_once(limited) -> None:
     client = limited(running=1)
-    with client.app.state.site.slots.one():
+    with client.app.state.site.answers.slots.one():
         answer = client.post("/api/chat", json={"input": "你好"})
     assert (answer.status_code, answer.json()["error"]) == (503, "EngineBusy")
     assert int(answer.headers["retry-after"]) > 0

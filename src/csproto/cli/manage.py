@@ -1,9 +1,13 @@
 """Commands that look after things: serve, doctor, tickets, model, db."""
 
 import json
-from datetime import UTC, datetime
+import logging
+import signal
+import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,10 +15,14 @@ from csproto import settings
 from csproto.cli.common import AsJson, BaseUrl, app, out, progress
 from csproto.errors import CsprotoError
 
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Engine
+
 model_app = typer.Typer(no_args_is_help=True, help="The mini model that ships with the project.")
 db_app = typer.Typer(no_args_is_help=True, help="The shop's database.")
 app.add_typer(model_app, name="model")
 app.add_typer(db_app, name="db")
+logger = logging.getLogger(__name__)
 
 
 @app.command()
@@ -27,9 +35,12 @@ def serve(
         list[str] | None, typer.Argument(help="After `--`: further flags for sglang.launch_server.")
     ] = None,
 ) -> None:
-    """Run a SGLang server until Ctrl-C. The other commands and the notebooks find it."""
+    """Run a SGLang server until Ctrl-C or SIGTERM. The other commands and the notebooks find it."""
+    from csproto import logs
     from csproto.engine.server import Server, read_state, remove_state, write_state
 
+    logs.configure()
+    signal.signal(signal.SIGTERM, _interrupt)
     if running := read_state():
         raise CsprotoError(
             f"A server is already running at {running['base_url']} (pid {running['pid']}). "
@@ -40,6 +51,7 @@ def serve(
         with progress() as say:
             server.wait_ready(progress=say)
         write_state(server)
+        logger.info("%s is ready at %s", server.served_name, server.base_url)
         out.print(
             f"{server.served_name} is ready at {server.base_url} after "
             f"{server.startup_seconds:.0f} s. Log: {server.log}. Ctrl-C ends it."
@@ -59,6 +71,11 @@ def serve(
         server.stop()
 
 
+def _interrupt(sign: int, frame: FrameType | None) -> None:
+    """End the process as Ctrl-C does, but with exit code 0: its supervisor asked for it."""
+    raise SystemExit(0)
+
+
 @app.command()
 def web(
     host: Annotated[
@@ -68,8 +85,11 @@ def web(
     base_url: BaseUrl = None,
 ) -> None:
     """Serve the assistant as a web page and a JSON API."""
+    from csproto import logs
     from csproto.web import main as serve_page
 
+    logs.configure()
+    signal.signal(signal.SIGTERM, _interrupt)  # uvicorn lets the answers end before
     with progress() as say:
         serve_page(host, port, base_url, say)
 
@@ -91,16 +111,38 @@ def doctor() -> None:
 
 
 @db_app.command("init")
-def db_init() -> None:
+def db_init(
+    yes: Annotated[bool, typer.Option("--yes", help="Erase what is there without asking.")] = False,
+) -> None:
     """Create the schema and put the demo data in place of whatever is there."""
     from csproto.shop import demo
     from csproto.shop.database import url_without_password, usable
-    from csproto.shop.store import open_engine
+    from csproto.shop.store import open_engine, schema_of
 
     url = settings.database_url()
     with usable(url):
-        customers, orders = demo.fill(open_engine(url, patience=None), datetime.now(UTC))
+        engine = open_engine(url, patience=None)
+        if schema_of(engine) and not yes:
+            _ask_before_emptying(engine, url_without_password(url))
+        customers, orders = demo.fill(engine, datetime.now(UTC))
     out.print(f"{url_without_password(url)}: {customers} customers, {orders} orders")
+
+
+def _ask_before_emptying(engine: "Engine", name: str) -> None:
+    """Ask whether the rows of a database may go. Raises CsprotoError without a yes."""
+    from csproto.shop import demo
+
+    with engine.connect() as connection:
+        rows = [f"{count} {kind}" for kind, count in demo.counts(connection).items() if count]
+    if not rows:
+        return
+    told = f"{name} has {', '.join(rows)}."
+    if not sys.stdin.isatty():
+        raise CsprotoError(
+            f"{told} Nothing was changed. `csproto db init --yes` erases them for the demo data."
+        )
+    if not typer.confirm(f"{told} Erase them all for the demo data?"):
+        raise CsprotoError("Nothing was changed.")
 
 
 @db_app.command("migrate")
@@ -123,12 +165,26 @@ def db_migrate() -> None:
 def db_forget(customer: Annotated[str, typer.Argument(help="The customer to erase.")]) -> None:
     """Erase a customer with orders, tickets, conversations and audit rows."""
     from csproto.shop.database import open_database
-    from csproto.shop.orders import OrderApi
+    from csproto.shop.retention import forget
 
-    orders = OrderApi(open_database())
-    orders.known(customer)
-    orders.forget(customer)
+    forget(open_database(demo_data=False), customer)
     out.print(f"{customer} is erased")
+
+
+@db_app.command("prune")
+def db_prune(
+    days: Annotated[
+        float | None, typer.Option(min=0, help="Keep this many days. Default: CSPROTO_KEEP_DAYS.")
+    ] = None,
+) -> None:
+    """Erase old conversations, closed tickets and audit rows. Open tickets stay."""
+    from csproto.shop.database import open_database
+    from csproto.shop.retention import prune
+
+    days = settings.KEEP_DAYS.number() if days is None else days
+    erased = prune(open_database(demo_data=False), datetime.now(UTC) - timedelta(days=days))
+    rows = ", ".join(f"{count} {kind}" for kind, count in erased.items())
+    out.print(f"older than {days:g} days: erased {rows}")
 
 
 @app.command()
@@ -137,7 +193,7 @@ def tickets(as_json: AsJson = False) -> None:
     from csproto.shop.database import open_database
     from csproto.shop.orders import OrderApi
 
-    waiting = OrderApi(open_database()).open_tickets()
+    waiting = OrderApi(open_database(demo_data=False)).open_tickets()
     if as_json:
         print(
             json.dumps(

@@ -8,6 +8,7 @@ happens.
 
 import copy
 import json
+import secrets
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -28,7 +29,9 @@ from sglang.lang.ir import SglSamplingParams
 
 from csproto.engine.chat_template import marks_of
 from csproto.engine.server import bearer
+from csproto.engine.wire import has_figures, has_text, json_object, lines, reason_in
 from csproto.errors import CsprotoError
+from csproto.logs import request_number
 
 
 class EngineError(CsprotoError):
@@ -57,6 +60,10 @@ class RequestRefused(EngineError):
 
 class GenerationTruncated(EngineError):
     """The output ended at the token limit. It is incomplete, so never parse it."""
+
+
+class EngineGarbled(EngineError):
+    """What answers at the URL is no SGLang server, or something between spoilt its answer."""
 
 
 class Stopped(EngineError):
@@ -162,6 +169,8 @@ class Endpoint(RuntimeEndpoint):
         self._timeout = urllib3.Timeout(connect=connect_timeout, read=read_timeout)
         self._pool = urllib3.PoolManager(maxsize=64, retries=False, headers=self._headers())
         self.model_info: dict[str, Any] = self.get_json("/model_info")
+        if not isinstance(self.model_info.get("model_path"), str):
+            raise self._garbled()
         # SGLang would choose the template by the model's path, and wrongly for a local
         # folder.
         marks = marks_of(self.model_info["model_path"])
@@ -175,6 +184,18 @@ class Endpoint(RuntimeEndpoint):
         """The name that the server gives its model."""
         return str(self.model_info.get("served_model_name") or self.model_info["model_path"])
 
+    def _parsed(self, data: bytes) -> dict[str, Any]:
+        """Return a JSON object. Raises EngineGarbled for anything else."""
+        if (found := json_object(data)) is None:
+            raise self._garbled()
+        return found
+
+    def _garbled(self) -> EngineGarbled:
+        return EngineGarbled(
+            f"What answers at {self.base_url} does not speak as a SGLang server does. "
+            "Check the URL, and what stands between."
+        )
+
     def with_options(self, options: CallOptions) -> "Endpoint":
         """Return the same server, for generations with these options."""
         view = copy.copy(self)
@@ -183,7 +204,7 @@ class Endpoint(RuntimeEndpoint):
 
     def get_json(self, path: str) -> dict[str, Any]:
         """GET a JSON document. Raises EngineError."""
-        return json.loads(self._request("GET", path).data)
+        return self._parsed(self._request("GET", path).data)
 
     def post(self, path: str, body: dict[str, Any] | None = None) -> bytes:
         """POST a JSON document and return the answer's body. Raises EngineError."""
@@ -241,11 +262,15 @@ class Endpoint(RuntimeEndpoint):
             if "error" in event:
                 reason = event["error"].get("message", event["error"])
                 raise RequestRefused(f"The server refused the request: {reason}")
+            if not has_text(event):
+                raise self._garbled()
             piece, text, meta = event["text"][len(text) :], event["text"], event["meta_info"]
             if piece and self.options.on_text:
                 self.options.on_text(piece)
             yield piece, meta
         self._check_end(meta)
+        if not has_figures(meta):
+            raise self._garbled()
         self.options.usage.add(meta)
 
     def _body(self, text: str, sampling_params: SglSamplingParams) -> dict[str, Any]:
@@ -256,6 +281,8 @@ class Endpoint(RuntimeEndpoint):
         if self.options.stream_interval > 1:
             parameters["stream_interval"] = self.options.stream_interval
         body: dict[str, Any] = {"text": text, "sampling_params": parameters, "stream": True}
+        if request := request_number():  # a name for the server's log, different for each call
+            body["rid"] = f"{request}-{secrets.token_hex(4)}"
         if self.options.cache_salt:
             body["cache_salt"] = self.options.cache_salt
         if self.options.rivals:
@@ -292,11 +319,11 @@ class Endpoint(RuntimeEndpoint):
         stop.watch(response)
         finished = False
         try:
-            for line in _lines(response):
+            for line in lines(response):
                 if line == b"data: [DONE]":
                     finished = True
                 elif line.startswith(b"data:"):
-                    yield json.loads(line[5:])
+                    yield self._parsed(line[5:])
         except urllib3.exceptions.HTTPError as error:
             stop.check()
             raise self._translated(error) from error
@@ -339,37 +366,15 @@ class Endpoint(RuntimeEndpoint):
 
     def _refusal(self, status: int, data: bytes) -> EngineError:
         """Return the EngineError for a status other than 200."""
-        reason = _reason(data)
+        reason = reason_in(data)
         if status in (401, 403):
             return WrongKey(
                 f"The server at {self.base_url} does not accept the API key. "
                 "Set CSPROTO_API_KEY to the key it was started with."
             )
-        if status in (429, 503):
+        if status in (429, 502, 503, 504):  # also from a gateway before it
             return EngineBusy(
                 f"The server at {self.base_url} takes no request right now ({reason}). "
                 "Wait a moment and send the message again."
             )
         return RequestRefused(f"The server refused the request ({status}): {reason}")
-
-
-def _lines(response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
-    """Yield the lines of a streamed body, each as soon as it is complete."""
-    rest = b""
-    for chunk in response.stream(2**16, decode_content=True):
-        *lines, rest = (rest + chunk).split(b"\n")
-        yield from lines
-    if rest:
-        yield rest
-
-
-def _reason(data: bytes) -> str:
-    """Return why a request was refused, from the body of the answer."""
-    try:
-        body = json.loads(data)
-        # When the queue is full or a request times out in it, the message is at the top
-        # level.
-        error = body.get("error", body)
-        return str(error.get("message", error) if isinstance(error, dict) else error)
-    except (ValueError, AttributeError):
-        return data[:200].decode("utf-8", "replace") or "no reason given"

@@ -17,10 +17,11 @@ class DatabaseUnusable(CsprotoError):
     """The database cannot be opened, or its schema is not the one this version uses."""
 
 
-def open_database(url: str | None = None) -> Engine:
-    """Open the shop's database. If it is empty, it gets the demo data.
+def open_database(url: str | None = None, *, demo_data: bool = True) -> Engine:
+    """Open the shop's database.
 
     url: a SQLAlchemy URL; that of the settings unless given.
+    demo_data: whether a database without tables gets them and the demo data.
 
     Raises DatabaseUnusable, also for a database with the schema of another version.
     """
@@ -28,9 +29,15 @@ def open_database(url: str | None = None) -> Engine:
     with usable(url):
         engine = open_engine(url)
         schema = schema_of(engine)
-        if not schema:
-            demo.fill(open_engine(url, patience=None), datetime.now(UTC))
-    if schema not in ("", SCHEMA):
+        if not schema and demo_data:
+            demo.fill_if_empty(open_engine(url, patience=None), datetime.now(UTC))
+            return engine
+    if not schema:
+        raise DatabaseUnusable(
+            f"The database {url_without_password(url)} has no tables. Check CSPROTO_DB. "
+            "`csproto db migrate` creates them, `csproto db init` also adds the demo data."
+        )
+    if schema != SCHEMA:
         raise DatabaseUnusable(
             f"The database {url_without_password(url)} has schema {schema}, and this version of "
             f"csproto uses {SCHEMA}. Run `csproto db migrate`; what is in it is kept."

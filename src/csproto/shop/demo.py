@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from sqlalchemy import delete
-from sqlalchemy.engine import Engine
+from sqlalchemy import delete, func, select
+from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.orm import Session
 
 from csproto.settings import DATA
-from csproto.shop.migrations import migrate
-from csproto.shop.store import Base, Customer, Order
+from csproto.shop.migrations import migrate, wait_for_others
+from csproto.shop.store import Audit, Base, ConversationRow, Customer, Order, Ticket
 
 CARRIERS = {
     "zh": ("顺丰速运", "中通快递", "圆通速递", "京东物流"),
@@ -65,6 +65,48 @@ def fill(engine: Engine, now: datetime, path: Path = DATA / "demo.yaml") -> tupl
     Returns the numbers of customers and orders.
     """
     migrate(engine)
+    customers, orders = _rows(now, path)
+    with Session(engine) as session, session.begin():
+        wait_for_others(session.connection())
+        for table in reversed(Base.metadata.sorted_tables):
+            session.execute(delete(table))
+        _add(session, customers, orders)
+    return len(customers), len(orders)
+
+
+def fill_if_empty(engine: Engine, now: datetime, path: Path = DATA / "demo.yaml") -> None:
+    """Create the schema and add the demo data, unless another process has just done so."""
+    migrate(engine)
+    customers, orders = _rows(now, path)
+    with Session(engine) as session, session.begin():
+        wait_for_others(session.connection())
+        if not counts(session.connection())["customers"]:
+            _add(session, customers, orders)
+
+
+def counts(connection: Connection) -> dict[str, int]:
+    """Return how many rows a database has of what people would miss."""
+    tables = {
+        "customers": Customer,
+        "orders": Order,
+        "conversations": ConversationRow,
+        "tickets": Ticket,
+        "audit rows": Audit,
+    }
+    return {
+        name: connection.scalar(select(func.count()).select_from(table)) or 0
+        for name, table in tables.items()
+    }
+
+
+def _add(session: Session, customers: list[Customer], orders: list[Order]) -> None:
+    session.add_all(customers)
+    session.flush()
+    session.add_all(orders)
+
+
+def _rows(now: datetime, path: Path) -> tuple[list[Customer], list[Order]]:
+    """Return the customers and orders of the demo shop."""
     raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     names = raw["names"]
     customers = [
@@ -78,14 +120,7 @@ def fill(engine: Engine, now: datetime, path: Path = DATA / "demo.yaml") -> tupl
     more_customers, more_orders = _generated(more["seed"], more["customers"], now, names)
     customers += more_customers
     orders += more_orders
-
-    with Session(engine) as session, session.begin():
-        for table in reversed(Base.metadata.sorted_tables):
-            session.execute(delete(table))
-        session.add_all(customers)
-        session.flush()
-        session.add_all(orders)
-    return len(customers), len(orders)
+    return customers, orders
 
 
 def _customer(customer_id: str, values: dict[str, Any], now: datetime) -> Customer:

@@ -25,7 +25,9 @@ from sqlalchemy import DateTime as SqlDateTime
 from sqlalchemy.engine import URL, Connection, Dialect, Engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-SCHEMA = "0004"  # the newest step of csproto.shop.migrations, which makes the tables below
+from csproto.logs import request_number
+
+SCHEMA = "0005"  # the newest step of csproto.shop.migrations, which makes the tables below
 CONNECTING = 3  # seconds to reach a database server, and to get a connection from the pool
 PATIENCE = 4.0  # seconds for one statement: each takes milliseconds, and a customer waits for it
 TICKET_SUMMARY = 2_000  # characters
@@ -156,6 +158,7 @@ class Audit(Base):
     key: lets a repeated write change nothing.
     detail: names the ticket that was opened. It has nothing that the customer wrote; a
         changed address, for example, is only in its order.
+    request: the number of the page's request, which is also in the log; else empty.
     """
 
     __tablename__ = "audit"
@@ -167,6 +170,7 @@ class Audit(Base):
     action: Mapped[str] = mapped_column(String(40))
     rule: Mapped[str] = mapped_column(String(60))
     detail: Mapped[str] = mapped_column(String(500), default="")
+    request: Mapped[str] = mapped_column(String(64), default=request_number)
 
 
 class ConversationRow(Base):
@@ -224,8 +228,8 @@ def _sqlite_engine(address: URL) -> Engine:
     @event.listens_for(engine, "connect")
     def set_pragmas(connection, _record) -> None:  # type: ignore[no-untyped-def]
         for pragma in (
+            "busy_timeout=5000",  # first: the next one may have to wait
             "journal_mode=WAL",
-            "busy_timeout=5000",
             "foreign_keys=ON",
             "synchronous=NORMAL",
         ):

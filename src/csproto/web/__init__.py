@@ -2,10 +2,16 @@
 
 import socket
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
+from csproto import settings
 from csproto.errors import CsprotoError
 
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
+CLOSING = 15.0  # seconds to stop a server that was started for the page
 
 
 def main(
@@ -14,38 +20,44 @@ def main(
     base_url: str | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> None:
-    """Serve the page until Ctrl-C.
+    """Serve the page until a signal ends the process.
 
     It uses the model server that is running, or starts one that runs as long as the
-    page. Only this machine can reach the page unless another host is named. Raises
+    page. A server or a database that is named and does not answer yet is waited for.
+    Only this machine can reach the page unless another host is named. Raises
     CsprotoError.
     """
-    import uvicorn
-
-    from csproto.opening import open_desk
-
     _check_port(host, port)
-    with open_desk(base_url, progress=progress) as assistant:
-        from csproto.web.app import create_app
+    from csproto.web.serving import server_for
+    from csproto.web.starting import Starting, wait_with
 
-        shown = f"[{host}]" if ":" in host else host
-        page = f"http://{shown}:{port}"
-        print(f"The page is at {page}/ and its API at {page}/docs. Ctrl-C ends it.", flush=True)
-        if host not in LOOPBACK:
-            print(
-                "Everybody who can reach this address can be any demo customer. "
-                "A real shop signs its visitors in itself (`sign_in` of `create_app`).",
-                flush=True,
-            )
-        app = create_app(assistant, hosts=LOOPBACK if host in LOOPBACK else None)
-        uvicorn.run(
-            app,
-            host=host,
-            port=port,
-            log_level="warning",
-            proxy_headers=False,
-            server_header=False,
-            timeout_graceful_shutdown=3,
+    def run(hand_over: "Callable[[ASGIApp], None]") -> None:
+        from csproto.opening import open_desk
+        from csproto.web.configured import configured_app
+
+        with open_desk(base_url, progress=progress) as assistant:
+            hand_over(configured_app(assistant, host))
+            _greet(host, port)
+            starting.closing.wait()
+
+    starting = Starting(run, lambda: setattr(server, "should_exit", True))
+    server = server_for(starting, host, port)
+    starting.thread.start()
+    try:
+        server.run()
+    finally:
+        wait_with(starting, CLOSING)
+
+
+def _greet(host: str, port: int) -> None:
+    shown = f"[{host}]" if ":" in host else host
+    page = f"http://{shown}:{port}"
+    print(f"The page is at {page}/ and its API at {page}/docs. Ctrl-C ends it.", flush=True)
+    if host not in LOOPBACK and not settings.SIGN_IN.text():
+        print(
+            "Everybody who can reach this address can be any demo customer. "
+            f"A real shop signs its visitors in itself ({settings.SIGN_IN.name}).",
+            flush=True,
         )
 
 

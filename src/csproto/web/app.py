@@ -4,12 +4,10 @@ import json
 import logging
 import mimetypes
 from collections.abc import AsyncIterator, Callable, Collection
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from anyio import CapacityLimiter
-from anyio.to_thread import run_sync
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
 from starlette.concurrency import run_in_threadpool
@@ -24,13 +22,16 @@ from csproto.chat.session import ChatSession
 from csproto.chat.words import FOLDER as PANEL
 from csproto.chat.words import interface
 from csproto.desk.assistant import Assistant
-from csproto.shop.orders import database_errors_typed
+from csproto.shop.orders import CustomerUnknown, OrderSystemDown, database_errors_typed
 from csproto.web import schema
 from csproto.web.errors import add_errors, failure
+from csproto.web.examples import add_examples
 from csproto.web.guard import Guard, problem, visitor_language
 from csproto.web.health import Health
-from csproto.web.limits import Limits, Refused, Slots
-from csproto.web.running import Running
+from csproto.web.limits import Limits, Refused
+from csproto.web.metrics import Metrics
+from csproto.web.operating import add_operating
+from csproto.web.running import Answers, Running
 from csproto.web.visitors import COOKIE, Visitor, Visitors
 
 logger = logging.getLogger(__name__)
@@ -59,6 +60,9 @@ def create_app(
     sign_in: SignIn = demo_sign_in,
     limits: Limits | None = None,
     hosts: Collection[str] | None = ("127.0.0.1", "::1", "localhost", "testserver"),
+    secure: bool = False,
+    public_docs: bool = True,
+    metrics_token: str = "",
 ) -> FastAPI:
     """Make the page and its API for a desk.
 
@@ -67,31 +71,40 @@ def create_app(
         called for every request that touches a chat, never on the event loop, and
         raises SignedOut if nobody is signed in.
     hosts: the names that the server answers to; None for any.
+    secure: whether cookies are for HTTPS only. They are anyway if the request came by it.
+    public_docs: whether everybody can read `/docs` and the versions that run here.
+    metrics_token: shows Prometheus the figures; without one there is no `/metrics`.
     """
     app = FastAPI(
         title="csproto",
         description="Customer service on SGLang.",
+        openapi_url="/openapi.json" if public_docs else None,
         docs_url=None,
         redoc_url=None,
     )
-    site = Site(assistant, sign_in, limits or Limits())
+    site = Site(assistant, sign_in, limits or Limits(), secure)
     app.state.site = site
-    app.add_middleware(Guard, limits=site.limits, hosts=hosts)
-    _add_pages(app, site)
+    app.add_middleware(Guard, limits=site.limits, hosts=hosts, metrics=site.metrics)
+    _add_pages(app, site, public_docs)
     _add_chat(app, site)
     _add_session(app, site)
-    _add_health(app, site)
+    add_operating(app, site, versions=public_docs, metrics_token=metrics_token)
     add_errors(app)
+    add_examples(app)
     return app
 
 
 class Site:
     """What the routes share."""
 
-    def __init__(self, assistant: Assistant, sign_in: SignIn, limits: Limits) -> None:
+    def __init__(self, assistant: Assistant, sign_in: SignIn, limits: Limits, secure: bool) -> None:
         self.assistant, self.sign_in, self.limits = assistant, sign_in, limits
-        self.visitors, self.slots = Visitors(limits), Slots(limits.running)
-        self.health = Health(assistant)
+        self.secure, self.visitors, self.metrics = secure, Visitors(limits), Metrics()
+        self.answers = Answers(limits, self.metrics)
+        self.health, self.readiness = Health(assistant), Health(assistant, generates=False)
+        self.metrics.show("answers_under_way", "Answers under way", self.answers.__len__)
+        self.metrics.show("visitors", "Visitors remembered", self.visitors.__len__)
+        self.metrics.show_tickets(shop_of(assistant).engine)
 
     def visitor(self, request: Request) -> tuple[str, Visitor | None]:
         """Return the customer who is signed in, and their chat if they have one.
@@ -111,7 +124,20 @@ class Site:
         _, visitor = self.visitor(request)
         if visitor is None:
             raise Refused(404, "not_found")
+        self.drop_if_erased(visitor)
         return visitor
+
+    def drop_if_erased(self, visitor: Visitor) -> None:
+        """Drop a chat whose customer was erased. Raises CustomerUnknown then.
+
+        A database that does not answer erases nobody, so the chat is kept.
+        """
+        try:
+            with suppress(OrderSystemDown):
+                shop_of(self.assistant).known(visitor.chat.customer_id)
+        except CustomerUnknown:
+            self.visitors.remove(visitor)
+            raise
 
     def admitted(self, request: Request, headers: dict[str, str]) -> Visitor:
         """Return the visitor; a new one gets a chat, and a cookie among the headers.
@@ -144,7 +170,7 @@ class Site:
         if before:
             self.visitors.remove(before)
         visitor, cookie = self.visitors.add(chat)
-        secure = "; Secure" if request.url.scheme == "https" else ""
+        secure = "; Secure" if self.secure or request.url.scheme == "https" else ""
         headers["Set-Cookie"] = (
             f"{COOKIE}={cookie}; HttpOnly; SameSite=Strict; Path=/; "
             f"Max-Age={self.limits.session_age:.0f}{secure}"
@@ -167,7 +193,7 @@ class Site:
         return {"info": info, "messages": visitor.messages() if visitor else []}
 
 
-def _add_pages(app: FastAPI, site: Site) -> None:
+def _add_pages(app: FastAPI, site: Site, public_docs: bool) -> None:
     """Add the files.
 
     They are kept in memory: reading them would take a thread, and all threads may be
@@ -184,9 +210,11 @@ def _add_pages(app: FastAPI, site: Site) -> None:
     async def page() -> Response:
         return HTMLResponse(page_text)
 
-    @app.get("/docs", include_in_schema=False)
     async def docs() -> Response:
         return HTMLResponse(docs_text)
+
+    if public_docs:
+        app.get("/docs", include_in_schema=False)(docs)
 
     @app.get("/static/{name}", include_in_schema=False)
     async def static(name: str) -> Response:
@@ -210,7 +238,7 @@ def _add_chat(app: FastAPI, site: Site) -> None:
             await run_in_threadpool(site.visitor, request)  # raises SignedOut
             return None, headers
         visitor = await run_in_threadpool(site.admitted, request, headers)
-        return Running(visitor, text, site.slots), headers
+        return site.answers.begin(visitor, text), headers
 
     @app.post("/api/chat", response_model=schema.Answer, responses=problems)
     async def chat(request: Request, question: schema.Question) -> Response:
@@ -278,10 +306,13 @@ def _add_session(app: FastAPI, site: Site) -> None:
     known = Annotated[Visitor, Depends(site.known)]
     problems = schema.PROBLEMS | schema.MISSING
 
-    @app.get("/api/session", response_model=schema.SessionState, responses=schema.PROBLEMS)
+    @app.get("/api/session", response_model=schema.SessionState, responses=problems)
     def state(request: Request) -> Any:
         """Return the visitor's chat; an empty one for a new visitor."""
-        return site.state(*site.visitor(request))
+        customer, visitor = site.visitor(request)
+        if visitor:
+            site.drop_if_erased(visitor)
+        return site.state(customer, visitor)
 
     @app.post("/api/session", response_model=schema.SessionState, responses=problems)
     def new(request: Request, wish: schema.NewChat) -> Response:
@@ -344,21 +375,3 @@ def _add_session(app: FastAPI, site: Site) -> None:
         name = "chat.json" if form == "json" else "chat.md"
         headers = {"Content-Disposition": f'attachment; filename="{name}"'}
         return Response(text, media_type=FORMATS[form], headers=headers)
-
-
-def _add_health(app: FastAPI, site: Site) -> None:
-    threads = CapacityLimiter(8)  # not the common ones: all may be waiting for the database
-
-    @app.get(
-        "/health",
-        response_model=schema.Healthy,
-        responses={400: schema.PROBLEMS[400], 503: {"model": schema.Unhealthy}},
-    )
-    async def health() -> Response:
-        """Say 200 only if the engine just generated a token and the database was written."""
-        reason = await run_sync(site.health.reason, limiter=threads)
-        versions = site.health.versions()
-        if reason:
-            down = {"status": "unavailable", "reason": reason, "versions": versions}
-            return JSONResponse(down, 503, {"Retry-After": "5"})
-        return JSONResponse({"status": "ok", "versions": versions})

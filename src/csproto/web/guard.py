@@ -3,7 +3,12 @@
 It is plain ASGI, because Starlette's own middleware class would hold streams up.
 """
 
+import asyncio
 import json
+import logging
+import re
+import secrets
+import time
 from collections.abc import Collection
 from typing import Any
 from urllib.parse import urlsplit
@@ -12,7 +17,10 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from csproto.chat.words import plain
+from csproto.logs import REQUEST
 from csproto.web.limits import Limits, RateLimit, Refused
+from csproto.web.metrics import Metrics
+from csproto.web.operating import ANY_HOST
 
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
@@ -28,6 +36,9 @@ HEADERS = {
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
     "Cache-Control": "no-store",
 }
+LOOKS = ("GET", "HEAD", "OPTIONS")
+REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{8,64}")  # req-0001-ab is one; "a\nb" and "1" are none
+logger = logging.getLogger(__name__)
 
 
 class Guard:
@@ -37,32 +48,58 @@ class Guard:
         an attempt to reach a server on this machine by DNS rebinding.
     """
 
-    def __init__(self, app: ASGIApp, limits: Limits, hosts: Collection[str] | None) -> None:
-        self.app, self.limits, self.hosts = app, limits, hosts
-        self.rate = RateLimit(limits)
+    def __init__(
+        self, app: ASGIApp, limits: Limits, hosts: Collection[str] | None, metrics: Metrics
+    ) -> None:
+        self.app, self.limits, self.hosts, self.metrics = app, limits, hosts, metrics
+        self.rate, self.look_rate = RateLimit(limits), RateLimit(limits, limits.looks)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        headers, began, status = Headers(scope=scope), time.monotonic(), 0
+        asked = headers.get("x-request-id", "")
+        number = asked if REQUEST_ID.fullmatch(asked) else secrets.token_hex(8)
+        REQUEST.set(number)
+        method = scope["method"]
+        if method == "HEAD":  # answered like a GET, without the body
+            scope = {**scope, "method": "GET"}
 
         async def send_guarded(message: Message) -> None:
+            nonlocal status
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(HEADERS)
+                status = message["status"]
+                MutableHeaders(scope=message).update(HEADERS | {"X-Request-Id": number})
+            elif method == "HEAD":
+                message = {**message, "body": b""}
             await send(message)
 
         try:
-            self._check(scope, Headers(scope=scope))
-            body = None if scope["method"] in ("GET", "HEAD") else await self._body(receive)
+            self._check(scope, headers)
+            body = None if method in LOOKS else await self._body_in_time(receive)
+            inner = receive if body is None else _replayed(body, receive)
         except Refused as refusal:
+            self.metrics.count_refusal(refusal.status, refusal.code)
             await send_refusal(refusal, scope, send_guarded)
-            return
-        await self.app(scope, receive if body is None else _replayed(body, receive), send_guarded)
+        else:
+            await self.app(scope, inner, send_guarded)
+        finally:
+            if method not in LOOKS or status >= 500:
+                # Not the path as it was sent: it can have anything in it.
+                path = getattr(scope.get("route"), "path", "(no route)")
+                took = (time.monotonic() - began) * 1000
+                logger.info("%s %s: %d in %.0f ms", method, path, status, took)
 
     def _check(self, scope: Scope, headers: Headers) -> None:
-        if self.hosts is not None and _host_name(headers.get("host", "")) not in self.hosts:
+        path, client = scope["path"], scope.get("client")
+        address = client[0] if client else ""
+        foreign = self.hosts is not None and _host_name(headers.get("host", "")) not in self.hosts
+        if foreign and path not in ANY_HOST:
             raise Refused(400, "foreign")
-        if scope["method"] in ("GET", "HEAD", "OPTIONS"):
+        if scope["method"] in LOOKS:
+            if path.startswith(("/api/", "/health", "/readyz", "/metrics")):  # they cost something
+                self.look_rate.spend(address)
             return
         self._check_origin(headers)
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -73,8 +110,7 @@ class Guard:
             length
         ) > self.limits.body:
             raise Refused(413, "too_large")
-        client = scope.get("client")
-        self.rate.spend(client[0] if client else "")
+        self.rate.spend(address)
 
     def _check_origin(self, headers: Headers) -> None:
         """Raise Refused(403) if a browser says that another site sent the request.
@@ -85,6 +121,13 @@ class Guard:
         foreign = origin and origin.partition("://")[2] != headers.get("host")
         if foreign or site in ("cross-site", "same-site"):
             raise Refused(403, "foreign")
+
+    async def _body_in_time(self, receive: Receive) -> bytes:
+        """Return the whole body. Raises Refused(408) if it is not sent in time."""
+        try:
+            return await asyncio.wait_for(self._body(receive), self.limits.body_seconds)
+        except TimeoutError as error:
+            raise Refused(408, "network") from error
 
     async def _body(self, receive: Receive) -> bytes:
         """Return the whole body.

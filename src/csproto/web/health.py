@@ -29,10 +29,13 @@ class Health:
     """Writes to the database, and asks SGLang's own `/health`, which generates a token.
 
     Callers that come at the same time share one answer.
+
+    generates: whether the engine has to generate a token; else it only has to say that
+        it is ready.
     """
 
-    def __init__(self, assistant: Assistant) -> None:
-        self._assistant = assistant
+    def __init__(self, assistant: Assistant, generates: bool = True) -> None:
+        self._assistant, self._generates = assistant, generates
         self._probe: Future[None] | None = None
         self._lock = threading.Lock()
         self._known: tuple[float, str] = (float("-inf"), "")
@@ -74,6 +77,8 @@ class Health:
     def _ask_engine(self) -> str:
         if not engine_state(self._assistant)["ok"]:
             return "The SGLang engine does not answer, or it is still starting."
+        if not self._generates:
+            return ""
         endpoint = endpoint_of(self._assistant)
         try:
             response = urllib3.request(

@@ -7,19 +7,33 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from csproto import settings
 from csproto.errors import CsprotoError
+
+
+def _count(variable: settings.Variable) -> int:
+    return field(default_factory=lambda: int(variable.number()))
+
+
+def _seconds(variable: settings.Variable) -> float:
+    return field(default_factory=variable.number)
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Sizes in bytes, times in seconds."""
+    """Sizes in bytes, times in seconds. The defaults are those of the settings."""
 
-    body: int = 16_384
-    burst: int = 30  # requests that one address may make at once
-    per_minute: float = 60.0  # requests that it may make in the long run
-    running: int = 16  # answers under way, of all visitors together
-    sessions: int = 500
-    session_age: float = 7_200.0  # since the last message
+    body: int = _count(settings.LIMIT_BODY)
+    body_seconds: float = _seconds(settings.LIMIT_BODY_SECONDS)
+    burst: int = _count(settings.LIMIT_BURST)  # requests that one address may make at once
+    # Requests that it may make in the long run.
+    per_minute: float = _seconds(settings.LIMIT_PER_MINUTE)
+    looks: int = 10  # how many times as many GETs
+    running: int = _count(settings.LIMIT_RUNNING)  # answers under way, of all visitors together
+    turn_seconds: float = _seconds(settings.TURN_SECONDS)  # until an answer is given up
+    sessions: int = _count(settings.LIMIT_SESSIONS)
+    session_age: float = _seconds(settings.LIMIT_SESSION_AGE)  # since the last message
+    messages: int = 200  # of one visitor that the page can show
     addresses: int = 10_000  # remembered for the rate
 
 
@@ -37,9 +51,13 @@ class Refused(CsprotoError):
 
 @dataclass
 class RateLimit:
-    """A token bucket for each address; the addresses not seen for longest are forgotten."""
+    """A token bucket for each address; the addresses not seen for longest are forgotten.
+
+    times: multiplies what the limits allow.
+    """
 
     limits: Limits
+    times: int = 1
     _buckets: OrderedDict[str, tuple[float, float]] = field(default_factory=OrderedDict)
 
     def spend(self, address: str) -> None:
@@ -47,9 +65,10 @@ class RateLimit:
 
         There is no lock, because only the event loop calls this.
         """
-        now, per_second = time.monotonic(), self.limits.per_minute / 60
-        tokens, since = self._buckets.pop(address, (float(self.limits.burst), now))
-        tokens = min(self.limits.burst, tokens + (now - since) * per_second)
+        now, per_second = time.monotonic(), self.times * self.limits.per_minute / 60
+        most = float(self.times * self.limits.burst)
+        tokens, since = self._buckets.pop(address, (most, now))
+        tokens = min(most, tokens + (now - since) * per_second)
         self._buckets[address] = (max(tokens - 1, 0.0) if tokens >= 1 else tokens, now)
         while len(self._buckets) > self.limits.addresses:
             self._buckets.popitem(last=False)

@@ -1,14 +1,41 @@
 """The shapes of the API, as its OpenAPI document shows them."""
 
-from typing import Any, Literal
+from difflib import get_close_matches
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 
-class Question(BaseModel):
+def _whole(text: str) -> str:
+    """Return a text without halves of characters, which JSON can have and UTF-8 cannot."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+Text = Annotated[str, AfterValidator(_whole)]
+Id = Annotated[str, Field(pattern=r"^[^\x00]*$"), AfterValidator(_whole)]
+
+
+class Asked(BaseModel):
+    """The body of a request. A field that it does not have is refused, not passed over."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_fields(cls, body: Any) -> Any:
+        """Raise an error of the type `unknown_field` that names the nearest field."""
+        known = list(cls.model_fields)
+        for name in body if isinstance(body, dict) else ():
+            if name not in known:
+                near = get_close_matches(str(name), known, 1, cutoff=0.0)[0]
+                got = _whole(str(name))[:40]
+                raise PydanticCustomError("unknown_field", "unknown", {"got": got, "near": near})
+        return body
+
+
+class Question(Asked):
     """What the customer writes."""
 
-    input: str = Field("", examples=["我的订单到哪了?"])
+    input: Text = Field("", description="the customer's message", examples=["我的订单到哪了?"])
 
 
 class Choice(BaseModel):
@@ -44,6 +71,19 @@ class Problem(BaseModel):
     error: str
 
 
+class Alive(BaseModel):
+    """All is well."""
+
+    status: Literal["ok"] = "ok"
+
+
+class Unready(BaseModel):
+    """Send nobody here now, and why."""
+
+    status: Literal["unavailable"] = "unavailable"
+    reason: str
+
+
 class Healthy(BaseModel):
     """The engine has just generated a token, and the database has just been written."""
 
@@ -66,22 +106,22 @@ class SessionState(BaseModel):
     messages: list[dict[str, Any]]
 
 
-class NewChat(BaseModel):
+class NewChat(Asked):
     """A wish for a new chat.
 
     customer: whom the visitor would like to be; the sign-in decides about it.
     conversation: the number of a conversation of this customer to take up again.
     """
 
-    customer: str | None = Field(None, max_length=32)
-    conversation: str = Field("", max_length=40)
+    customer: Id | None = Field(None, max_length=32, description="whom to be, in the demo")
+    conversation: Id = Field("", max_length=40, description="one to take up again")
 
 
-class Thumbs(BaseModel):
+class Thumbs(Asked):
     """A rating of one message: up, down or neither."""
 
-    id: str = Field(max_length=32)
-    rating: Literal[-1, 0, 1]
+    id: Id = Field(max_length=32, description="of the message, as `X-Message-Id` names it")
+    rating: Literal[-1, 0, 1] = Field(description="1 up, -1 down, 0 neither")
 
 
 def _problem(description: str) -> dict[str, Any]:
@@ -92,6 +132,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     400: _problem("Asked under a name that is not this server's, or no valid HTTP."),
     401: _problem("Nobody is signed in."),
     403: _problem("Sent from another site."),
+    408: _problem("Not sent in time."),
     413: _problem("Too large."),
     415: _problem("Not JSON."),
     422: _problem("JSON, but not in the right form."),

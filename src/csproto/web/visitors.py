@@ -44,6 +44,7 @@ class Visitor:
         self.name, self.chat = name, chat
         self.seen_at = time.monotonic()
         self.stop: StopSignal | None = None
+        self.came_back = False  # with the cookie, as browsers do and floods do not
         self._lock = threading.Lock()
 
     @property
@@ -88,25 +89,26 @@ class Visitors:
             self._forget_old()
             visitor = self._all.get(name) if name else None
             if visitor:
-                visitor.seen_at = time.monotonic()
+                visitor.seen_at, visitor.came_back = time.monotonic(), True
                 self._all.move_to_end(visitor.name)
             return visitor
 
     def add(self, chat: ChatSession) -> tuple[Visitor, str]:
         """Add a visitor, and return it with its cookie.
 
-        If there are too many, the one unused for longest is dropped. Raises Refused(503)
-        if all are busy.
+        If there are too many, one is dropped: of those that never came back with their
+        cookie the one unused for longest, else of all of them. Raises Refused(503) if
+        all are busy.
         """
         visitor = Visitor(secrets.token_urlsafe(18), chat)
         with self._lock:
             self._forget_old()
             if len(self._all) >= self._limits.sessions:
-                names = (name for name, other in self._all.items() if not other.busy)
-                idle = next(names, None)
-                if idle is None:
+                idle = [other for other in self._all.values() if not other.busy]
+                if not idle:
                     raise Refused(503, "EngineBusy", retry_after=5)
-                del self._all[idle]
+                strangers = (other for other in idle if not other.came_back)
+                del self._all[next(strangers, idle[0]).name]
             self._all[visitor.name] = visitor
         return visitor, self._signer.sign(visitor.name)
 

@@ -34,7 +34,7 @@ def migrate(engine: Engine) -> tuple[str, str]:
     from alembic.config import Config
 
     with ONE_AT_A_TIME, engine.begin() as connection:
-        _wait_for_others(connection)
+        wait_for_others(connection)
         before = schema_of(connection)
         if before > SCHEMA:
             raise SchemaTooNew(
@@ -53,8 +53,8 @@ def migrate(engine: Engine) -> tuple[str, str]:
     return before, SCHEMA
 
 
-def _wait_for_others(connection: Connection) -> None:
-    """Wait for other migrations, and let them wait until this transaction ends.
+def wait_for_others(connection: Connection) -> None:
+    """Wait for other processes that set the database up; they wait until this transaction ends.
 
     Without it, SQLite would also commit each statement of the migration by itself.
     """

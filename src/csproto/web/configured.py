@@ -1,0 +1,42 @@
+"""The page as the environment variables of its process want it."""
+
+from fastapi import FastAPI
+from uvicorn.importer import ImportFromStringError, import_from_string
+
+from csproto import settings
+from csproto.desk.assistant import Assistant
+from csproto.web import LOOPBACK
+from csproto.web.app import SignIn, create_app, demo_sign_in
+
+
+def configured_app(assistant: Assistant, host: str = LOOPBACK[0]) -> FastAPI:
+    """Make the page of a desk. Raises SettingInvalid.
+
+    host: where it listens. On this machine alone, it answers only to this machine's
+        names, unless the settings have others.
+    """
+    names = settings.HOSTS.listed()
+    hosts = names or (LOOPBACK if host in LOOPBACK else ["*"])
+    return create_app(
+        assistant,
+        sign_in=_sign_in(),
+        hosts=None if "*" in hosts else hosts,
+        secure=settings.SECURE_COOKIES.on(),
+        public_docs=settings.PUBLIC_DOCS.on(),
+        metrics_token=settings.METRICS_TOKEN.text(),
+    )
+
+
+def _sign_in() -> SignIn:
+    """Return the function that the settings name. Raises SettingInvalid."""
+    name = settings.SIGN_IN.text()
+    if not name:
+        return demo_sign_in
+    try:
+        found: SignIn = import_from_string(name)
+    except ImportFromStringError as error:
+        raise settings.SettingInvalid(
+            f"{settings.SIGN_IN.name} is {name!r}, which cannot be imported: {error} "
+            "Name a function as `module:function`, on the Python path."
+        ) from error
+    return found
