@@ -3,7 +3,10 @@
 import json
 import os
 import sqlite3
+import subprocess
+import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -16,6 +19,7 @@ from test_outage import postgres_server, resume, suspend  # noqa: F401
 from test_web import HUMAN, events
 from web_process import Relay, web_process  # noqa: F401
 
+from csproto.shop.database import open_database
 from csproto.shop.store import Audit, ConversationRow, Ticket, open_engine
 from csproto.web.starting import PAUSE
 
@@ -67,6 +71,24 @@ def test_sigterm_before_there_is_an_engine_ends_the_process(web_process) -> None
     page.wait_for("/livez", 200)
     page.process.terminate()
     assert page.process.wait(60) == 0
+
+
+def test_sigterm_ends_serve_with_its_server_and_its_state_file(tmp_path: Path) -> None:
+    state = tmp_path / "state.json"
+    environment = {**os.environ, "CSPROTO_STATE": str(state)}
+    process = subprocess.Popen([sys.executable, "-m", "csproto.cli", "serve"], env=environment)
+    try:
+        while not state.exists():
+            assert process.poll() is None
+            time.sleep(0.2)
+        children = psutil.Process(process.pid).children(recursive=True)
+        assert children
+        process.terminate()
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+    assert not state.exists()
+    assert not psutil.wait_procs(children, 30)[1], "nothing of it runs on"
 
 
 # -- the start
@@ -150,9 +172,10 @@ def test_a_request_has_one_number_from_the_page_to_the_audit_row(
         answer = httpx.post(f"{page.url}/api/chat", json={"input": HUMAN}, headers=headers)
         given = answer.headers["x-request-id"]
         assert given == number or (len(given) == 16 and given != wish)
-        messages = [line["message"] for line in log_lines(page) if line["request"] == given]
-        assert any("turn 1: 31 characters" in message for message in messages), "the desk's line"
-        assert any("POST /api/chat: 200" in message for message in messages), "the page's line"
+        while len(messages := [m["message"] for m in log_lines(page) if m["request"] == given]) < 2:
+            time.sleep(0.1)  # the page's line follows the answer
+        assert "turn 1: 31 characters" in messages[0]
+        assert "POST /api/chat: 200" in messages[1]
     with Session(open_engine(f"sqlite:///{tmp_path / 'shop.db'}")) as session:
         assert session.scalars(select(Audit.request)).first() == "req-0001-ab"
 
@@ -271,3 +294,45 @@ def test_a_command_that_looks_fills_no_fresh_database(run_cli, tmp_path: Path, w
     connection = sqlite3.connect(tmp_path / "shop.db")
     assert connection.execute("SELECT count(*) FROM customer").fetchone() == (0,)
     connection.close()
+
+
+@pytest.mark.parametrize("empty_database", ["sqlite", "postgresql"], indirect=True)
+def test_four_first_starts_at_once_all_succeed(empty_database: str) -> None:
+    """Each finds an empty database and wants to fill it."""
+
+    def start(_: int) -> int:
+        with open_database(empty_database).connect() as connection:
+            return connection.exec_driver_sql("SELECT count(*) FROM customer").scalar_one()
+
+    with ThreadPoolExecutor(4) as pool:
+        counts = list(pool.map(start, range(4)))
+    assert len(set(counts)) == 1
+    assert counts[0] > 0
+
+
+# -- doctor
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        ({"CSPROTO_BASE_URL": "http://127.0.0.1:9"}, ["nothing is ready at http://127.0.0.1:9"]),
+        ({"CSPROTO_API_KEY": "wrong"}, ["does not accept the key", "CSPROTO_API_KEY"]),
+        ({"CSPROTO_DB": "postgresql+psycopg://a:secret@127.0.0.1:9/x"}, ["cannot be used"]),
+        ({"CSPROTO_DB": "nonsense"}, ["correct CSPROTO_DB"]),
+    ],
+)
+def test_doctor_finds_a_server_or_database_that_cannot_be_used(
+    run_cli, server, environment, words
+) -> None:
+    done = run_cli("doctor", **environment)
+    assert done.returncode == 1
+    for word in words:
+        assert word in done.stdout
+    assert "secret" not in done.stdout + done.stderr
+
+
+def test_doctor_creates_no_database(run_cli, server, tmp_path: Path) -> None:
+    file = tmp_path / "shop.db"
+    assert run_cli("doctor", CSPROTO_DB=f"sqlite:///{file}").returncode == 0
+    assert not file.exists()

@@ -253,6 +253,21 @@ def test_the_state_file_of_a_silent_server_stays(
     assert not path.exists()
 
 
+def test_a_state_file_that_another_user_made_is_passed_over(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, server
+) -> None:
+    """Else whoever is first to make a folder in /tmp could send customers to a server of theirs."""
+    if os.getuid() != 0:
+        pytest.skip("only root can give a file to another user")
+    path = tmp_path / "state.json"
+    monkeypatch.setenv("CSPROTO_STATE", str(path))
+    path.write_text(json.dumps({"base_url": server[0], "api_key": "k", "pid": os.getpid()}))
+    assert read_state()
+    os.chown(path, 65534, 65534)
+    assert read_state() is None
+    assert path.exists()
+
+
 def unreadable(*_: object, **__: object) -> str:
     raise OSError("too many open files")
 

@@ -174,14 +174,15 @@ def db_forget(customer: Annotated[str, typer.Argument(help="The customer to eras
 @db_app.command("prune")
 def db_prune(
     days: Annotated[
-        float | None, typer.Option(min=0, help="Keep this many days. Default: CSPROTO_KEEP_DAYS.")
+        float | None,
+        typer.Option(min=0, max=36_500, help="Keep this many days. Default: CSPROTO_KEEP_DAYS."),
     ] = None,
 ) -> None:
     """Erase old conversations, closed tickets and audit rows. Open tickets stay."""
     from csproto.shop.database import open_database
     from csproto.shop.retention import prune
 
-    days = settings.KEEP_DAYS.number() if days is None else days
+    days = min(settings.KEEP_DAYS.number(), 36_500) if days is None else days
     erased = prune(open_database(demo_data=False), datetime.now(UTC) - timedelta(days=days))
     rows = ", ".join(f"{count} {kind}" for kind, count in erased.items())
     out.print(f"older than {days:g} days: erased {rows}")

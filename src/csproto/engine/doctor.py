@@ -9,8 +9,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
+import urllib3
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
+
 from csproto import settings
-from csproto.engine.server import gpu_name, read_state
+from csproto.engine.server import bearer, find, gpu_name, read_state
+from csproto.errors import CsprotoError
+from csproto.shop.database import DatabaseUnusable, url_without_password, usable
+from csproto.shop.store import SCHEMA, open_engine, schema_of
 
 
 @dataclass(frozen=True)
@@ -59,6 +66,7 @@ def checks() -> Iterator[Check]:
 
     yield _mini_model()
     yield _server()
+    yield _database()
     free = shutil.disk_usage(settings.REPOSITORY).free / 1e9
     yield Check(
         "disk",
@@ -111,9 +119,51 @@ def _mini_model() -> Check:
 
 
 def _server() -> Check:
-    """Say whether a server runs. It is no fault if none does."""
+    """Say whether a server runs. It is no fault if none does, unless one is named."""
+    if url := settings.base_url():
+        return _named_server(url)
     if state := read_state():
         return Check("server", True, f"running at {state['base_url']}")
     return Check(
         "server", True, "none is running; commands start one, or keep one with `csproto serve`"
     )
+
+
+def _named_server(url: str) -> Check:
+    """Check that the server at `CSPROTO_BASE_URL` answers, takes the key and is SGLang."""
+    what = f"server ({settings.BASE_URL.name})"
+    try:
+        _, key = find() or ("", None)
+        answer = urllib3.request(
+            "GET", f"{url}/model_info", headers=bearer(key), timeout=3, retries=False
+        )
+    except (CsprotoError, urllib3.exceptions.HTTPError):
+        return Check(
+            what, False, f"nothing is ready at {url}", "csproto serve there, or another URL"
+        )
+    if answer.status in (401, 403):
+        fix = f"set {settings.API_KEY.name} to the key it was started with"
+        return Check(what, False, f"{url} does not accept the key", fix)
+    try:
+        return Check(what, True, f"{url} serves {answer.json()['model_path']}")
+    except (ValueError, KeyError, TypeError):
+        return Check(what, False, f"{url} is no SGLang server", f"correct {settings.BASE_URL.name}")
+
+
+def _database() -> Check:
+    """Check that the database can be opened and has this version's tables. Changes nothing."""
+    url = settings.database_url()
+    name, new = url_without_password(url), "new: the first command that answers fills it"
+    try:
+        file = make_url(url)
+        path = file.database or "" if file.get_backend_name() == "sqlite" else ""
+        if path and ":" not in path and not os.path.exists(path):  # opening would create it
+            return Check("database", True, f"{name} is {new}")
+        with usable(url):
+            schema = schema_of(open_engine(url))
+    except (DatabaseUnusable, ArgumentError) as error:
+        return Check("database", False, str(error), f"correct {settings.DATABASE.name}")
+    if schema not in ("", SCHEMA):
+        found = f"{name} has schema {schema}, this version uses {SCHEMA}"
+        return Check("database", False, found, "csproto db migrate")
+    return Check("database", True, f"{name}, schema {schema}" if schema else f"{name} is {new}")

@@ -323,12 +323,16 @@ def write_state(server: Server) -> Path:
 def read_state() -> dict[str, str] | None:
     """Return the content of the state file, or None if no server answers.
 
+    A file that another user made is passed over.
+
     The file is removed only if the process that wrote it is gone, or if the file does
     not say which process that is. A server that is slow, stalled or full keeps its
     file, because callers come back to it.
     """
     path = settings.state_file()
     try:
+        if path.stat().st_uid not in (os.getuid(), 0):
+            return None  # whoever made the file could send customers to a server of theirs
         state: dict[str, str] = json.loads(path.read_text())
         base_url, alive = state["base_url"], _is_alive(int(state["pid"]))
     except OSError:

@@ -156,7 +156,7 @@ def page_limits(desk: Assistant) -> pd.DataFrame:
     answers = {
         "an empty message": sent(""),
         "a message too long": sent("长" * (settings.MAX_MESSAGE_CHARS + 1)),
-        "a body too large": sent("长" * Limits.body),
+        "a body too large": sent("长" * Limits().body),
         "no JSON object": client.post("/api/chat", json=[HELLO]),
         "a page of another site": sent(HELLO, Origin="https://elsewhere.example"),
         "too many in a minute": sent(HELLO, once),

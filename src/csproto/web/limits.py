@@ -65,7 +65,8 @@ class RateLimit:
 
         There is no lock, because only the event loop calls this.
         """
-        now, per_second = time.monotonic(), self.times * self.limits.per_minute / 60
+        now = time.monotonic()
+        per_second = max(self.times * self.limits.per_minute / 60, 1e-3)
         most = float(self.times * self.limits.burst)
         tokens, since = self._buckets.pop(address, (most, now))
         tokens = min(most, tokens + (now - since) * per_second)
