@@ -3,10 +3,11 @@
 import hashlib
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from functools import wraps
+from typing import TYPE_CHECKING, TypeVar
 
 from csproto.desk import dialogue, transcript, triage
 from csproto.desk.case import Decision
@@ -30,6 +31,29 @@ DECISION_ATTEMPTS = 3  # how often a turn decides if its orders change meanwhile
 SUMMARY_MESSAGES = 5  # how many of the customer's last messages a ticket quotes
 SUMMARY_CHARS = 200  # of each quoted message
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+def timed(stage: str) -> "Callable[[Callable[[Steps], T]], Callable[[Steps], T]]":
+    """Keep the milliseconds that a step takes among the turn's times."""
+
+    def decorator(step: "Callable[[Steps], T]") -> "Callable[[Steps], T]":
+        @wraps(step)
+        def measured(self: "Steps") -> T:
+            began = time.perf_counter()
+            try:
+                return step(self)
+            finally:
+                self.turn.times[stage] = milliseconds_since(began)
+
+        return measured
+
+    return decorator
+
+
+def milliseconds_since(began: float) -> float:
+    """Return the time since a reading of `perf_counter`, with one decimal."""
+    return round((time.perf_counter() - began) * 1000, 1)
 
 
 class Steps:
@@ -68,6 +92,7 @@ class Steps:
 
     # -- orders of the customer
 
+    @timed("facts")
     def read_orders(self) -> None:
         """Read the customer's facts, and tell the model which orders have changed.
 
@@ -90,6 +115,7 @@ class Steps:
 
     # -- triage
 
+    @timed("understood")
     def understand(self) -> Turn:
         """Let the model read the message, and add message and triage to the transcript.
 
@@ -147,6 +173,7 @@ class Steps:
 
     # -- decision
 
+    @timed("rule")
     def decide(self) -> None:
         """Let the rules decide on the message.
 
@@ -192,6 +219,7 @@ class Steps:
 
     # -- write
 
+    @timed("written")
     def write(self) -> Turn:
         """Make the writes of all decisions, each of them once.
 
@@ -286,6 +314,7 @@ class Steps:
         If the model fails, the plainest wording is sent: the decisions are written, so
         the customer has to hear about them.
         """
+        began = time.perf_counter()
         conversation, turn, handbook = self.conversation, self.turn, self.desk.handbook
         brief = [(handbook.rules[d.rule].action, d.order) for d in turn.decisions]
         conversation.transcript.append(transcript.decided(brief))
@@ -304,6 +333,7 @@ class Steps:
         turn.choices = choices(turn.question, handbook, turn.language)
         conversation.transcript.append(Message("assistant", turn.reply))
         self.first_text_at = time.perf_counter()
+        turn.times["said"] = milliseconds_since(began)
         yield Said(turn.reply)
 
     def close(self) -> Turn:

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from sqlalchemy import delete
+from sqlalchemy import delete, select
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
+from csproto.errors import CsprotoError
 from csproto.settings import DATA
 from csproto.shop.migrations import migrate
 from csproto.shop.store import Base, Customer, Order
@@ -88,6 +89,31 @@ def fill(engine: Engine, now: datetime, path: Path = DATA / "demo.yaml") -> tupl
     return len(customers), len(orders)
 
 
+class NotTheDemo(CsprotoError):
+    """The database has customers that are not of the demo shop, so it is not replaced."""
+
+
+def reset(engine: Engine, now: datetime, path: Path = DATA / "demo.yaml") -> None:
+    """Bring the demo data back. Raises NotTheDemo if there are customers of another shop.
+
+    Conversations, tickets and audit rows are deleted with the rest.
+    """
+    if not is_demo(engine, path):
+        raise NotTheDemo(
+            "The database has customers that are not of the demo shop, so nothing was reset. "
+            "Name another database in CSPROTO_DB for the demo."
+        )
+    fill(engine, now, path)
+
+
+def is_demo(engine: Engine, path: Path = DATA / "demo.yaml") -> bool:
+    """Return whether all customers in the database are of the demo shop."""
+    raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    own = {*raw["customers"], *map(_generated_id, range(raw["generated"]["customers"]))}
+    with Session(engine) as session:
+        return set(session.scalars(select(Customer.id))) <= own
+
+
 def _customer(customer_id: str, values: dict[str, Any], now: datetime) -> Customer:
     return Customer(
         id=customer_id,
@@ -148,6 +174,10 @@ def _order(values: dict[str, Any], now: datetime, names: dict[str, str]) -> Orde
     )
 
 
+def _generated_id(number: int) -> str:
+    return f"G{number:04d}"
+
+
 def _generated(
     seed: int, count: int, now: datetime, names: dict[str, str]
 ) -> tuple[list[Customer], list[Order]]:
@@ -155,7 +185,7 @@ def _generated(
     pick = random.Random(seed)
     customers, orders = [], []
     for number in range(count):
-        customer_id, name = f"G{number:04d}", f"Customer {number}"
+        customer_id, name = _generated_id(number), f"Customer {number}"
         language = pick.choice(("zh", "zh", "en"))
         account = {"name": name, "language": language, "account_age": pick.randrange(1, 2000)}
         customers.append(_customer(customer_id, account, now))
