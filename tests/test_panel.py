@@ -18,14 +18,14 @@ import pytest
 from scripted import lose_the_end
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
-from support import running_requests
+from support import NOW, ROOT, running_requests
 
-from csproto import settings
 from csproto.chat.engine import endpoint_of
 from csproto.chat.messages import apply, new_message
 from csproto.chat.publisher import Publisher
+from csproto.chat.records import Why
 from csproto.chat.session import ChatSession
-from csproto.chat.words import interface, words
+from csproto.chat.words import PARTS, front_end, interface, words
 from csproto.desk.assistant import MessageRefused
 from csproto.desk.conversation import ConversationUnknown
 from csproto.desk.handbook import default_handbook
@@ -34,9 +34,10 @@ from csproto.desk.transcript import Message
 from csproto.desk.triage import Act
 from csproto.engine.endpoint import Stopped, StopSignal
 from csproto.engine.server import NoServer
+from csproto.shop.demo import NotTheDemo
 from csproto.shop.facts import WriteKind
 from csproto.shop.orders import CustomerUnknown, Faults, OrderSystemDown
-from csproto.shop.store import Audit, Ticket
+from csproto.shop.store import Audit, Customer, Ticket
 
 DEAD = "http://127.0.0.1:9"  # nobody listens on the discard port
 HUMAN = "I want to talk to a human agent"  # a message that writes a ticket
@@ -44,7 +45,7 @@ RETURN = "我要退换货,订单号123456,衣服尺码偏小"
 
 
 class Listener:
-    """Stands where a browser would: keeps what is sent, and applies steps as `chat.js` does."""
+    """Stands where a browser would: keeps what is sent, and applies steps as the browser does."""
 
     def __init__(self) -> None:
         self.sent: list[dict[str, Any]] = []
@@ -346,6 +347,80 @@ def test_thumbs_are_audit_rows(panel, engine) -> None:
     assert panel.messages[0]["rating"] == -1
 
 
+def test_what_was_wrong_stands_beside_the_thumb(panel, engine) -> None:
+    panel.send("你好")
+    panel.rate(panel.messages[0]["id"], -1)
+    panel.rate(panel.messages[0]["id"], -1, "misunderstood")
+    assert panel.messages[0]["why"] == "misunderstood"
+    with Session(engine) as session:
+        rows = session.scalars(select(Audit.detail).order_by(Audit.key))
+        assert list(rows) == ["", "misunderstood"]
+
+
+def test_each_stage_has_its_time(panel) -> None:
+    turn = panel.send(RETURN)
+    (message,) = panel.messages
+    assert list(message["times"]) == ["facts", "understood", "rule", "written", "said"]
+    assert min(message["times"].values()) >= 0
+    assert sum(message["times"].values()) <= turn.total_ms + 1, "the stages do not overlap"
+
+
+def test_the_orders_follow_what_is_written(panel) -> None:
+    panel._publisher.flush()
+    before = {order["id"]: order for order in panel.orders}
+    assert before["789012"]["status"] == "paid"
+    assert before["789012"]["open"] == []
+    panel.send("我的订单#789012还没发货,能催一下吗?")
+    panel._publisher.flush()
+    after = {order["id"]: order for order in panel.orders}
+    assert after["789012"]["open"] == ["urge"]
+    assert after["123456"] == before["123456"]
+
+
+def test_an_earlier_conversation_is_listed_and_gone_on_with(panel, listener, engine) -> None:
+    panel.send(RETURN)
+    number = panel.info["conversation"]
+    panel.new()
+    assert panel.messages == []
+    panel._on_message(panel, {"type": "conversations"}, [])
+    panel._runner.submit(lambda: None).result(30)
+    panel._publisher.flush()
+    (earlier,) = listener.sent[-1]["conversations"]
+    assert (earlier["id"], earlier["title"], earlier["turns"]) == (number, RETURN, 1)
+    panel.resume(number)
+    panel.send("是")
+    assert tickets(engine, "return") == 1
+    panel.new("C002")
+    with pytest.raises(ConversationUnknown):
+        panel.resume(number)
+
+
+def test_the_demo_is_reset_only_where_it_is_the_demo(panel, engine) -> None:
+    panel.send(HUMAN)
+    panel.reset_demo()
+    panel._publisher.flush()
+    assert (panel.messages, tickets(engine, "handoff")) == ([], 0)
+    assert panel.info["demo"]
+    with Session(engine) as session, session.begin():
+        session.add(Customer(id="real", name="Real", language="en", joined_at=NOW))
+    panel.send(HUMAN)
+    with pytest.raises(NotTheDemo):
+        panel.reset_demo()
+    assert tickets(engine, "handoff") == 1
+
+
+def test_without_a_desk_the_panel_opens_one(server, monkeypatch, tmp_path) -> None:
+    """On the server that is running, with the demo shop of the settings."""
+    from csproto import ChatPanel
+
+    monkeypatch.setenv("CSPROTO_BASE_URL", server[0])
+    monkeypatch.setenv("CSPROTO_API_KEY", server[1] or "")
+    monkeypatch.setenv("CSPROTO_DB", f"sqlite:///{tmp_path / 'own.db'}")
+    panel = ChatPanel()
+    assert panel.send("你好").reply
+    panel.close()
+
+
 def test_another_customer_begins_anew(panel) -> None:
     panel.send("你好")
     panel.new("C002")
@@ -531,9 +606,17 @@ def test_both_languages_have_the_same_words() -> None:
     assert table["intents"].keys() == set(handbook.intents)
     texts = json.dumps([rule.model_dump() for rule in handbook.rules.values()])
     assert set(PLACEHOLDER.findall(texts)) <= table["fact_names"].keys()
-    script = (settings.REPOSITORY / "src/csproto/chat/chat.js").read_text(encoding="utf-8")
-    used = set(re.findall(r"\bw\.(\w+)", script))
+    assert table["whys"].keys() == {*get_args(Why)} - {""}
+    used = set(re.findall(r"\bw\.(\w+)", front_end()))
     assert used <= table.keys(), used - table.keys()
+
+
+def test_the_front_end_is_small() -> None:
+    folder = ROOT / "src" / "csproto"
+    lines = [line for path in folder.rglob("*.js") for line in path.read_text().splitlines()]
+    assert len(lines) <= 1_000
+    parts = {path.stem for path in (folder / "chat" / "front_end").iterdir()}
+    assert parts == set(PARTS), "each file is part of the script"
 
 
 def test_importing_the_package_loads_nothing_heavy() -> None:

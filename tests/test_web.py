@@ -251,7 +251,10 @@ ROUTES = {
     "rate": ("POST", "/api/session/rate", {"id": "m1", "rating": 1}),
     "json": ("GET", "/api/session/export?form=json", None),
     "markdown": ("GET", "/api/session/export", None),
+    "orders": ("GET", "/api/orders", None),
+    "conversations": ("GET", "/api/conversations", None),
 }
+DEMO_ONLY = {"/api/demo/reset"}  # a shop with a sign-in does not have it
 
 
 @pytest.fixture
@@ -269,7 +272,7 @@ def test_every_route_that_touches_a_chat_is_among_the_routes_tested(client) -> N
     paths = {
         path for path in client.get("/openapi.json").json()["paths"] if path.startswith("/api/")
     }
-    assert paths == {path.partition("?")[0] for _, path, _ in ROUTES.values()}
+    assert paths - DEMO_ONLY == {path.partition("?")[0] for _, path, _ in ROUTES.values()}
 
 
 @pytest.mark.parametrize("route", ROUTES)

@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from support import NOW
+from talking import open_chat
 
 from csproto.engine.server import free_port
 
@@ -30,6 +31,8 @@ BINARIES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 FLAGS = """--no-sandbox --disable-gpu --disable-quic --no-first-run
     --disable-background-networking --disable-component-update --disable-sync
     --disable-dev-shm-usage""".split()
+# The chat stands in a shadow root, where the page's own `querySelector` does not reach.
+CHAT = "window.chat = () => document.querySelector('.csp-host')?.shadowRoot ?? document"
 CONFIG = """
 from jupyterlab.galata import configure_jupyter_server
 configure_jupyter_server(c)
@@ -128,6 +131,7 @@ def new_page(browser) -> Iterator[Callable[..., Any]]:
             viewport={"width": viewport[0], "height": viewport[1]}, **options
         )
         contexts.append(context)
+        context.add_init_script(CHAT)
         page = context.new_page()
         page.set_default_timeout(120_000)  # a busy machine takes half a minute to draw a page
         page.failures, page.external = [], []
@@ -231,6 +235,26 @@ def page_over(endpoint: Any, engine: Any) -> Iterator[tuple[str, Any]]:
     yield f"http://127.0.0.1:{port}", app
     running.should_exit = running.force_exit = True
     thread.join(10)
+
+
+@pytest.fixture
+def page(site, new_page) -> Iterator[Any]:
+    """The page as a builder sees it."""
+    yield from opened(site, new_page, "builder")
+
+
+@pytest.fixture
+def customers_page(site, new_page) -> Iterator[Any]:
+    """The page as it opens."""
+    yield from opened(site, new_page, "")
+
+
+def opened(site: Any, new_page: Any, face: str) -> Iterator[Any]:
+    page = new_page(locale="en-GB")
+    open_chat(page, site.url, face)
+    yield page
+    assert not page.external, page.external
+    assert not page.failures, page.failures
 
 
 @pytest.fixture

@@ -3,10 +3,10 @@
 from typing import Any
 
 IDLE = """(last) => {
-    const turns = document.querySelectorAll('.csp-turn');
+    const turns = chat().querySelectorAll('.csp-turn');
     const turn = turns[turns.length - 1];
     const ended = turn?.dataset.id !== last && turn?.dataset.state !== 'running';
-    return ended && !document.querySelector('.csp-send').hidden;
+    return ended && !chat().querySelector('.csp-send').hidden;
 }"""
 
 
@@ -50,5 +50,22 @@ def states(page: Any) -> list[str]:
 def wait_for_turns(page: Any, count: int) -> None:
     """Wait until so many messages are shown."""
     page.wait_for_function(
-        "(count) => document.querySelectorAll('.csp-turn').length === count", arg=count
+        "(count) => chat().querySelectorAll('.csp-turn').length === count", arg=count
     )
+
+
+def turns(page: Any) -> list[list[str]]:
+    """What the customer said, and how each message stands."""
+    return page.eval_on_selector_all(
+        ".csp-turn",
+        "nodes => nodes.map(n => [n.querySelector('.csp-user').innerText, n.dataset.state])",
+    )
+
+
+def open_chat(page: Any, url: str, face: str = "") -> None:
+    """Open the page, as a builder sees it or a customer, and wait until the orders are there."""
+    if face:
+        page.add_init_script(f"localStorage.setItem('csproto-page-face', '{face}')")
+    page.goto(url)
+    page.wait_for_selector(".csp-input")
+    page.wait_for_selector(".csp-order", state="attached")

@@ -33,7 +33,7 @@ def test_the_panel_in_jupyterlab(open_notebook, lab, screenshots, axe) -> None:
     """One kernel for the whole story, because starting one takes longer than everything else."""
     page = open_notebook("panel", OPEN)
     page.wait_for_selector(".csp-input")
-    page.wait_for_function("() => document.querySelector('.csp-engine')?.innerText")
+    page.wait_for_function("() => chat().querySelector('.csp-engine')?.innerText")
     say(page, "我的订单到哪了?")
     assert states(page) == ["done"]
     assert page.inner_text(".csp-bot .csp-text")
@@ -44,7 +44,7 @@ def test_the_panel_in_jupyterlab(open_notebook, lab, screenshots, axe) -> None:
     a_button_answers_the_question(page)
     a_reload_finds_everything(page)
     hostile_text_is_text(page)
-    axe(page, ".csp")
+    axe(page, ".csp-host")
     the_engine_goes_and_comes_back(page, lab.gate)
     assert states(page) == ["done"] * 6
     page.evaluate(
@@ -53,12 +53,12 @@ def test_the_panel_in_jupyterlab(open_notebook, lab, screenshots, axe) -> None:
     )
     page.wait_for_function(
         """() => {
-            const { backgroundColor } = getComputedStyle(document.querySelector('.csp'));
+            const { backgroundColor } = getComputedStyle(chat().querySelector('.csp'));
             return backgroundColor !== 'rgb(255, 255, 255)';
         }"""
     )
     page.locator(".csp").screenshot(path=str(screenshots / "notebook-dark.png"))
-    axe(page, ".csp")
+    axe(page, ".csp-host")
     assert not page.external, page.external
     assert not page.failures, page.failures
 
@@ -115,10 +115,10 @@ def the_engine_goes_and_comes_back(page: Any, gate: Any) -> None:
         page.wait_for_selector(".csp-down")
     finally:
         gate.open()
-    page.wait_for_function("() => !document.querySelector('.csp').classList.contains('csp-down')")
+    page.wait_for_function("() => !chat().querySelector('.csp').classList.contains('csp-down')")
     page.click(".csp-do-retry")
     page.wait_for_function(
-        "() => document.querySelectorAll('.csp-turn[data-state=failed]').length === 0"
+        "() => chat().querySelectorAll('.csp-turn[data-state=failed]').length === 0"
     )
     idle(page)
 
@@ -153,13 +153,13 @@ def test_stop_a_reload_under_way_and_a_restarted_kernel(
     )
     urllib.request.urlopen(request, timeout=60)
     page.wait_for_function(
-        "() => document.querySelector('.csp-status')?.innerText.includes('kernel')"
+        "() => chat().querySelector('.csp-status')?.innerText.includes('kernel')"
     )
     assert page.locator(".csp-send").is_disabled()
     assert states(page) == ["stopped", "done"], "the conversation stays readable"
     page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells') }")
     page.wait_for_function(
-        "() => document.querySelector('.csp-send') && !document.querySelector('.csp-send').disabled"
+        "() => chat().querySelector('.csp-send') && !chat().querySelector('.csp-send').disabled"
     )
 
 
@@ -170,7 +170,7 @@ def test_the_panel_in_voila(voila, new_page, screenshots) -> None:
     page.route(re.compile(r"https?://(?!127\.0\.0\.1)"), lambda route: route.abort())
     page.goto(voila(OPEN))
     page.wait_for_selector(".csp-input")
-    page.wait_for_function("() => document.querySelector('.csp-engine')?.innerText")
+    page.wait_for_function("() => chat().querySelector('.csp-engine')?.innerText")
     say(page, "我的订单到哪了?")
     assert states(page) == ["done"]
     assert page.inner_text(".csp-bot .csp-text")

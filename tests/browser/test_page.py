@@ -1,6 +1,7 @@
-"""The front end in a real browser, on the page. The notebook has the same `chat.js`."""
+"""The front end in a real browser, on the page. The notebook has the same front end."""
 
 import json
+import re
 import threading
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 from support import running_requests
-from talking import compose, idle, say, wait_for_turns
+from talking import compose, idle, open_chat, say, turns, wait_for_turns
 
 from csproto.shop.store import Order, Ticket
 
@@ -49,23 +50,6 @@ HOSTILE = [
 ]
 
 
-@pytest.fixture
-def page(site, new_page) -> Any:
-    page = new_page(locale="en-GB")
-    page.goto(site.url)
-    page.wait_for_selector(".csp-input")
-    yield page
-    assert not page.external, page.external
-    assert not page.failures, page.failures
-
-
-def turns(page: Any) -> list[tuple[str, str]]:
-    return page.eval_on_selector_all(
-        ".csp-turn",
-        "nodes => nodes.map(n => [n.querySelector('.csp-user').innerText, n.dataset.state])",
-    )
-
-
 def test_an_answer_its_trace_and_its_figures(page, screenshots) -> None:
     say(page, "我的订单到哪了?")
     assert page.inner_text(".csp-bot .csp-text")
@@ -78,6 +62,32 @@ def test_an_answer_its_trace_and_its_figures(page, screenshots) -> None:
     assert "Written to the order system" in trace
     assert page.get_attribute(".csp-log", "aria-busy") == "false"
     page.locator(".csp").screenshot(path=str(screenshots / "page-light.png"))
+
+
+def test_the_trace_is_a_picture_that_scrolls_into_view(page) -> None:
+    """Five stages with their times, the slots marked in the message, two bars."""
+    say(page, "你好\n" * 20)
+    say(page, RETURN)
+    page.click(".csp-turn:last-child .csp-trace > summary")
+    page.wait_for_function(
+        """() => {
+            const { top } = chat().querySelector('.csp-trace[open]').getBoundingClientRect();
+            const log = chat().querySelector('.csp-log').getBoundingClientRect();
+            return top >= log.top - 1 && top < log.bottom - 100;
+        }"""
+    )
+    stages = page.locator(".csp-trace[open] .csp-stages > li")
+    names = [text.split("\n")[0] for text in stages.all_inner_texts()]
+    assert names == ["Facts", "Understood", "Rule", "Written", "Said"]
+    assert all(re.search(r"\d (ms|s)$", text.strip()) for text in stages.all_inner_texts())
+    assert "confirm_return" in stages.nth(2).inner_text()
+    marks = page.locator(".csp-trace[open] mark")
+    assert "123456" in marks.all_text_contents()
+    assert marks.first.get_attribute("data-slot") == "order"
+    assert RETURN in page.locator(".csp-marked").last.text_content()
+    sure = page.locator(".csp-trace[open] .csp-bar > span").nth(5)
+    assert sure.evaluate("e => parseFloat(e.style.width)") > 50
+    assert '"intent":"return_exchange"' in page.inner_text(".csp-trace[open] .csp-json")
 
 
 def test_both_languages(page) -> None:
@@ -112,7 +122,7 @@ def test_buttons_answer_a_question(page, site) -> None:
     idle(page)
     assert turns(page) == [[RETURN, "done"], ["是", "done"]]
     assert chips.count() == 0, "the question is answered"
-    assert "csp-input" in page.evaluate("() => document.activeElement.className")
+    assert "csp-input" in page.evaluate("() => chat().activeElement.className")
     with Session(site.engine) as session:
         assert session.scalar(select(func.count()).where(Ticket.kind == "return")) == 1
 
@@ -138,7 +148,7 @@ def test_a_button_shows_its_label_and_sends_its_text(page) -> None:
             const root = document.createElement('div');
             document.body.append(root);
             const sent = [];
-            const host = { kind: 'page', words, language: 'en', setLanguage() {} };
+            const host = { kind: 'page', words, styles: '', language: 'en', setLanguage() {} };
             host.send = (command) => sent.push(command);
             const chat = createChat(root, host);
             chat.receive({ type: 'messages', messages: [{
@@ -147,7 +157,7 @@ def test_a_button_shows_its_label_and_sends_its_text(page) -> None:
                 choices: [{ kind: 'order', label: 'shirt · 123456', text: '123456' }],
                 error: null, rating: 0 }] });
             await new Promise((done) => setTimeout(done, 300));
-            const button = root.querySelector('.csp-choices button');
+            const button = root.shadowRoot.querySelector('.csp-choices button');
             button.click();
             return [button.textContent, ...sent];
         }"""
@@ -224,6 +234,7 @@ def test_a_conversation_is_taken_up_again_after_a_restart(page, site) -> None:
     with Session(site.engine) as session:
         assert session.scalar(select(func.count()).where(Ticket.kind == "return")) == 1
     page.click(".csp-do-new")
+    page.click(".csp-ask .csp-chip >> nth=0")
     wait_for_turns(page, 0)
     page.reload()
     page.wait_for_selector(".csp-input")
@@ -240,16 +251,18 @@ def test_thumbs_copy_export_customer_and_new(page) -> None:
         ".csp-bot .csp-text"
     )
     for form, ending in (("json", ".json"), ("markdown", ".md")):
+        page.click(".csp-do-menu")
         with page.expect_download() as download:
             page.click(f".csp-do-{form}")
         assert download.value.suggested_filename.endswith(ending)
         text = Path(download.value.path()).read_text(encoding="utf-8")
         assert json.loads(text)["messages"] if form == "json" else "我的订单到哪了" in text
     page.select_option(".csp-customer", "C002")
+    page.click(".csp-ask .csp-chip >> nth=0")
     wait_for_turns(page, 0)
     assert page.input_value(".csp-customer") == "C002"
     page.reload()
-    page.wait_for_function("() => document.querySelector('.csp-customer')?.value === 'C002'")
+    page.wait_for_function("() => chat().querySelector('.csp-customer')?.value === 'C002'")
 
 
 def test_a_reload_keeps_the_chat(page) -> None:
@@ -316,9 +329,7 @@ def test_the_keyboard_alone_reaches_everything(page) -> None:
     for _ in range(25):
         page.keyboard.press("Tab")
         reached.add(
-            page.evaluate(
-                "() => document.activeElement?.className || document.activeElement?.tagName"
-            )
+            page.evaluate("() => chat().activeElement?.className || chat().activeElement?.tagName")
         )
     for name in (
         "csp-log",
@@ -338,18 +349,20 @@ def test_the_focus_is_never_lost(page) -> None:
     page.focus(".csp-do-up")
     page.keyboard.press("Enter")
     page.wait_for_selector(".csp-do-up[aria-pressed=true]")
-    assert "csp-do-up" in page.evaluate("() => document.activeElement.className")
+    assert "csp-do-up" in page.evaluate("() => chat().activeElement.className")
     page.focus(".csp-do-language")
     page.keyboard.press("Enter")
-    assert "csp-do-language" in page.evaluate("() => document.activeElement.className")
+    assert "csp-do-language" in page.evaluate("() => chat().activeElement.className")
     page.focus(".csp-do-new")
     page.keyboard.press("Enter")
+    assert page.evaluate("() => chat().activeElement.textContent") == "是的"
+    page.keyboard.press("Enter")
     wait_for_turns(page, 0)
-    page.focus(".csp-chip >> nth=0")
+    page.focus(".csp-welcome .csp-chip >> nth=0")
     page.keyboard.press("Enter")
     wait_for_turns(page, 1)
     idle(page)
-    assert "csp-input" in page.evaluate("() => document.activeElement.className")
+    assert "csp-input" in page.evaluate("() => chat().activeElement.className")
 
 
 def test_scrolling_yields_to_the_reader(page) -> None:
@@ -374,7 +387,7 @@ def test_the_engine_goes_and_comes_back(page, site) -> None:
     say(page, "你好")
     site.gate.shut()
     try:
-        page.evaluate("() => document.querySelector('.csp-input').blur()")
+        page.evaluate("() => chat().querySelector('.csp-input').blur()")
         page.wait_for_timeout(5100)
         page.focus(".csp-input")
         page.wait_for_selector(".csp-down")
@@ -384,10 +397,10 @@ def test_the_engine_goes_and_comes_back(page, site) -> None:
         assert "127.0.0.1" not in page.inner_text(".csp")
     finally:
         site.gate.open()
-    page.wait_for_function("() => !document.querySelector('.csp').classList.contains('csp-down')")
+    page.wait_for_function("() => !chat().querySelector('.csp').classList.contains('csp-down')")
     page.click(".csp-do-retry")
     page.wait_for_function(
-        "() => document.querySelectorAll('.csp-turn[data-state=failed]').length === 0"
+        "() => chat().querySelectorAll('.csp-turn[data-state=failed]').length === 0"
     )
     idle(page)
     assert [state for _, state in turns(page)] == ["done", "done"]
@@ -399,10 +412,11 @@ def harmless(page: Any) -> None:
     assert page.evaluate("() => window.__xss") == 0
     tags = set(
         page.evaluate(
-            "() => [...document.querySelectorAll('.csp-log *')].map((e) => e.tagName.toLowerCase())"
+            "() => [...chat().querySelectorAll('.csp-log *')].map((e) => e.tagName.toLowerCase())"
         )
     )
-    plain = "article div ul li time button svg path details summary h2 dl dt dd p code span strong"
+    plain = "article div ul ol li time button svg path details summary h2 dl dt dd p code span"
+    plain += " strong mark"
     assert tags <= set(plain.split())
 
 
@@ -458,7 +472,8 @@ def test_hostile_text_in_every_field_is_text(page) -> None:
             const words = await (await fetch('/static/words.json')).json();
             const root = document.createElement('div');
             document.body.append(root);
-            const host = { kind: 'page', words, language: 'en', send() {}, setLanguage() {} };
+            const host = { kind: 'page', words, styles: '', language: 'en', setLanguage() {} };
+            host.send = () => {};
             const chat = createChat(root, host);
             const decision = (x) => ({
                 intent: x, order: x, action: x, rule: x, source: x, facts: { [x]: x }, write: x });
@@ -473,14 +488,21 @@ def test_hostile_text_in_every_field_is_text(page) -> None:
             const engine = { ok: true, model: hostile[1] };
             const info = { customer: hostile[0], customers, busy: false, engine };
             chat.receive({ type: 'info', info });
+            chat.receive({ type: 'orders', orders: hostile.map((x) => ({
+                id: x, item: x, status: x, refund: x, day: x, amount: x, open: [x],
+                wishes: [{ intent: x, text: { en: x, zh: x } }] })) });
+            chat.receive({ type: 'conversations', conversations: hostile.map((x) => ({
+                id: x, title: x, at: new Date().toISOString(), turns: 1 })) });
             chat.receive({ type: 'messages', messages });
             await new Promise((done) => setTimeout(done, 800));
-            root.querySelectorAll('details').forEach((d) => { d.open = true; });
+            const inside = root.shadowRoot;
+            inside.querySelectorAll('details').forEach((d) => { d.open = true; });
             await new Promise((done) => setTimeout(done, 300));
-            const texts = (css) => [...root.querySelectorAll(css)].map((e) => e.textContent);
-            const tags = new Set([...root.querySelectorAll('*')].map((e) => e.tagName));
+            const texts = (css) => [...inside.querySelectorAll(css)].map((e) => e.textContent);
+            const tags = new Set([...inside.querySelectorAll('*')].map((e) => e.tagName));
             return { xss: window.__xss, tags: [...tags], chips: texts('.csp-choices button'),
-                     replies: texts('.csp-bot > .csp-text') };
+                     replies: texts('.csp-bot > .csp-text'), orders: texts('.csp-order-item'),
+                     earlier: texts('.csp-earlier-title') };
         }""",
         HOSTILE,
     )
@@ -499,7 +521,7 @@ def test_hostile_text_in_every_field_is_text(page) -> None:
         "EMBED",
         "VIDEO",
     } & set(got["tags"])
-    assert got["replies"] == got["chips"] == HOSTILE
+    assert got["replies"] == got["chips"] == got["orders"] == got["earlier"] == HOSTILE
 
 
 def test_the_browser_puts_steps_together_as_the_kernel_does(page) -> None:
@@ -544,8 +566,7 @@ def test_dark_and_narrow(
     site, new_page, screenshots, name: str, viewport: tuple[int, int], scheme: Any
 ) -> None:
     page = new_page(viewport=viewport, color_scheme=scheme, locale="zh-CN")
-    page.goto(site.url)
-    page.wait_for_selector(".csp-input")
+    open_chat(page, site.url, face="builder")
     say(page, RETURN)
     page.click(".csp-trace summary")
     page.locator(".csp").screenshot(path=str(screenshots / f"page-{name}.png"))
@@ -556,17 +577,23 @@ def test_dark_and_narrow(
     assert (back == "rgb(255, 255, 255)") == (scheme == "light")
 
 
+@pytest.mark.parametrize("face", ["customer", "builder"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing(site, new_page, axe, scheme: Any) -> None:
-    """Audited empty, under way, with a question and its trace, and with a failed answer."""
+def test_axe_finds_nothing(site, new_page, axe, scheme: Any, face: str) -> None:
+    """Audited empty, under way, with all that can be open, and with a failed answer."""
     page = new_page(color_scheme=scheme, locale="en-GB", bypass_csp=True)
-    page.goto(site.url)
-    page.wait_for_selector(".csp-input")
+    open_chat(page, site.url, face=face)
     axe(page)
     say(page, RETURN)
     page.click(".csp-trace summary")
-    page.click(".csp-do-up")
+    page.click(".csp-do-down")
+    page.click(".csp-order-head >> nth=0")
+    page.click(".csp-do-new")
     axe(page)
+    page.keyboard.press("Escape")
+    page.click(".csp-do-menu")
+    axe(page)
+    page.keyboard.press("Escape")
     with site.orders_held():
         say(page, "我的订单到哪了?", wait=False)
         wait_for_turns(page, 2)

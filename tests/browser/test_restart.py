@@ -36,7 +36,7 @@ def test_the_server_is_killed_and_another_one_is_found(
                 json.dumps({"base_url": server[0], "api_key": server[1], "pid": os.getpid()})
             )
             page.wait_for_function(
-                "() => !document.querySelector('.csp').classList.contains('csp-down')"
+                "() => !chat().querySelector('.csp').classList.contains('csp-down')"
             )
             page.click(".csp-do-retry")
             idle(page)

@@ -1,6 +1,6 @@
 """The messages of a chat as plain JSON, and the steps by which one of them grows.
 
-`chat.js` applies the same steps in the browser and comes to the same message.
+`messages.js` applies the same steps in the browser and comes to the same message.
 """
 
 import copy
@@ -24,7 +24,8 @@ def new_message(place: int, text: str) -> Message:
     """Return a message that has just been sent.
 
     Its `state` is running, then done, stopped or failed. The keys from `triage` to
-    `usage` are those of `Turn.as_dict`.
+    `usage` are those of `Turn.as_dict`; `times` has the milliseconds of each stage, and
+    `why` says what was wrong with an answer that is rated down.
     """
     return {
         "id": f"m{place}",
@@ -39,8 +40,10 @@ def new_message(place: int, text: str) -> Message:
         "choices": [],
         "reply": "",
         "usage": None,
+        "times": {},
         "error": None,
         "rating": 0,
+        "why": "",
     }
 
 
@@ -56,7 +59,7 @@ def steps_of(event: Event, handbook: Handbook) -> list[Step]:
         case Said(text):
             return [{"step": "token", "text": text}]
         case Done(turn):
-            return [{"step": "done", "turn": turn.as_dict(handbook)}]
+            return [{"step": "done", "turn": turn.as_dict(handbook) | {"times": turn.times}}]
 
 
 def apply(message: Message, step: Step) -> None:

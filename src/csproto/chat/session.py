@@ -25,6 +25,7 @@ from csproto.desk.conversation import resume
 from csproto.engine.endpoint import Stopped, StopSignal
 from csproto.engine.server import NoServer
 from csproto.errors import CsprotoError
+from csproto.shop import demo
 from csproto.shop.orders import database_errors_typed
 
 logger = logging.getLogger(__name__)
@@ -66,6 +67,27 @@ class ChatSession:
         Raises CustomerUnknown and OrderSystemDown.
         """
         self._begin(customer_id or self.customer_id)
+
+    def resume(self, conversation_id: str) -> None:
+        """Take up an earlier conversation of this customer again.
+
+        Raises ConversationUnknown and OrderSystemDown.
+        """
+        self._begin(self.customer_id, conversation_id)
+
+    def conversations(self) -> list[dict[str, Any]]:
+        """Return this customer's conversations, newest first. Raises OrderSystemDown."""
+        with database_errors_typed():
+            return records.conversations(shop_of(self.assistant).engine, self.customer_id)
+
+    def reset_demo(self) -> None:
+        """Bring the data of the demo shop back, and begin a new conversation.
+
+        Raises NotTheDemo and OrderSystemDown.
+        """
+        with database_errors_typed():
+            demo.reset(shop_of(self.assistant).engine, self.assistant.clock())
+        self._begin(self.customer_id)
 
     def _begin(self, customer_id: str, conversation_id: str = "") -> None:
         shop, conversation = shop_of(self.assistant), None
@@ -139,8 +161,10 @@ class ChatSession:
                 "Start one with `csproto serve`, then send the message again."
             )
 
-    def rate(self, message_id: str, rating: Rating) -> None:
+    def rate(self, message_id: str, rating: Rating, why: records.Why = "") -> None:
         """Rate an answer: thumbs up (1), down (-1) or neither (0).
+
+        why: what was wrong with an answer that is rated down.
 
         The rating is a row of the audit table. Raises MessageUnknown, OrderSystemDown.
         """
@@ -151,8 +175,8 @@ class ChatSession:
         rule, now = message["decisions"][0]["rule"], self.assistant.clock()
         place = (self.conversation_id, turn, self.customer_id)
         with database_errors_typed():
-            records.rate(shop_of(self.assistant).engine, *place, rating, rule, now)
-        message["rating"] = rating
+            records.rate(shop_of(self.assistant).engine, *place, rating, rule, now, why)
+        message |= {"rating": rating, "why": why}
 
     def as_dict(self) -> dict[str, Any]:
         """Return the chat for the JSON export."""

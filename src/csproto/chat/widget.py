@@ -4,7 +4,8 @@ import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeVar
+from contextlib import ExitStack
+from typing import Any, TypeVar, get_args
 
 import anywidget
 import traitlets
@@ -13,12 +14,16 @@ from csproto.chat import records
 from csproto.chat.engine import endpoint_of, engine_state, shop_of
 from csproto.chat.export import FORMATS, exported, to_text
 from csproto.chat.messages import Rating, snapshot
+from csproto.chat.order_list import order_list
 from csproto.chat.publisher import Publisher
+from csproto.chat.records import Why
 from csproto.chat.session import ChatSession
-from csproto.chat.words import FOLDER, interface
+from csproto.chat.words import FOLDER, front_end, interface
 from csproto.desk.assistant import Assistant, Turn
 from csproto.engine.endpoint import StopSignal
 from csproto.errors import CsprotoError
+from csproto.opening import open_desk
+from csproto.shop.demo import is_demo
 
 logger = logging.getLogger(__name__)
 
@@ -32,15 +37,18 @@ class ChatPanel(anywidget.AnyWidget):
     `repr` is the transcript. If the engine is down, the panel says so and goes on when
     the engine is back.
 
+    assistant: the desk. Without one, the panel opens a desk of the demo shop on the
+        model server that is running, or starts a server, and closes it with the panel.
     customer: the customer who is signed in at first.
     conversation: the number of a conversation to take up again (`info` has it).
     language: `zh` or `en` for the words of the interface; the browser's if empty.
 
-    Raises CustomerUnknown, ConversationUnknown and OrderSystemDown.
+    Raises CustomerUnknown, ConversationUnknown and OrderSystemDown, and CsprotoError if
+    no desk can be opened.
     """
 
-    _esm = FOLDER / "chat.js"
-    _css = FOLDER / "chat.css"
+    _esm = front_end()
+    _css = (FOLDER / "chat.css").read_text(encoding="utf-8")
 
     messages: "traitlets.List[Any]" = traitlets.List(help="The complete messages, as JSON.").tag(
         sync=True
@@ -48,6 +56,7 @@ class ChatPanel(anywidget.AnyWidget):
     info: "traitlets.Dict[str, Any]" = traitlets.Dict(
         help="Customer, conversation, customers to choose from, engine, and whether it is busy."
     ).tag(sync=True)
+    orders: "traitlets.List[Any]" = traitlets.List(help="The customer's orders.").tag(sync=True)
     words: "traitlets.Dict[str, Any]" = traitlets.Dict(
         help="The words of the interface by language."
     ).tag(sync=True)
@@ -55,12 +64,15 @@ class ChatPanel(anywidget.AnyWidget):
 
     def __init__(
         self,
-        assistant: Assistant,
+        assistant: Assistant | None = None,
         customer: str = "C001",
         *,
         conversation: str = "",
         language: str = "",
     ) -> None:
+        self._opened = ExitStack()
+        if assistant is None:
+            assistant = self._opened.enter_context(open_desk(progress=print))
         self.chat = ChatSession(assistant, customer, conversation_id=conversation)
         super().__init__(words=interface(assistant.handbook), language=language)
         self._publisher = Publisher(self._tell)
@@ -68,8 +80,10 @@ class ChatPanel(anywidget.AnyWidget):
         self._lock = threading.Lock()
         self._stops: list[StopSignal] = []
         self._customers = records.customers(shop_of(assistant).engine)
+        self._demo = is_demo(shop_of(assistant).engine)
         self._engine = engine_state(assistant)
         self.info, self.messages = self._info(), [snapshot(m) for m in self.chat.messages]
+        self._read_orders()
         self.on_msg(self._on_message)
 
     # -- from code; the buttons call the same
@@ -88,13 +102,21 @@ class ChatPanel(anywidget.AnyWidget):
             for signal in self._stops:
                 signal.set()
 
-    def rate(self, message_id: str, rating: Rating) -> None:
-        """Rate an answer: thumbs up (1), down (-1) or neither (0)."""
-        self._waited(self._doing(lambda: self.chat.rate(message_id, rating)))
+    def rate(self, message_id: str, rating: Rating, why: Why = "") -> None:
+        """Rate an answer: thumbs up (1), down (-1) or neither (0), and say why."""
+        self._waited(self._doing(lambda: self.chat.rate(message_id, rating, why)))
 
     def new(self, customer: str | None = None) -> None:
         """Begin a new conversation, of another customer if one is named."""
-        self._waited(self._doing(lambda: self.chat.renew(customer)))
+        self._waited(self._anew(lambda: self.chat.renew(customer)))
+
+    def resume(self, conversation: str) -> None:
+        """Take up an earlier conversation of the customer again."""
+        self._waited(self._anew(lambda: self.chat.resume(conversation)))
+
+    def reset_demo(self) -> None:
+        """Bring the data of the demo shop back."""
+        self._waited(self._anew(self.chat.reset_demo))
 
     def export(self, form: str = "markdown", language: str = "") -> str:
         """Return the chat as `markdown` or `json`.
@@ -111,6 +133,7 @@ class ChatPanel(anywidget.AnyWidget):
             self.stop()
             self._runner.shutdown(wait=False, cancel_futures=True)
             self._publisher.close()
+            self._opened.close()
         super().close()
 
     def __repr__(self) -> str:
@@ -143,6 +166,8 @@ class ChatPanel(anywidget.AnyWidget):
                 self._stops.remove(signal)
             self._note_engine(chat.last_error)
             self._commit()
+        if chat.last_turn and any(decision.write for decision in chat.last_turn.decisions):
+            self._read_orders()
         if chat.last_error:
             raise chat.last_error
         assert chat.last_turn is not None
@@ -156,6 +181,25 @@ class ChatPanel(anywidget.AnyWidget):
                 self._commit()
 
         return self._runner.submit(job)
+
+    def _anew(self, action: Callable[[], T]) -> "Future[T]":
+        """Change the conversation, and perhaps the customer."""
+
+        def job() -> T:
+            result = action()
+            self._read_orders()
+            return result
+
+        return self._doing(job)
+
+    def _read_orders(self) -> None:
+        """Read the customer's orders. While the order system is down, the old ones stay."""
+        try:
+            orders = order_list(self.chat.assistant, self.chat.customer_id)
+        except CsprotoError as error:
+            logger.warning("the orders beside the chat may be out of date: %s", error)
+        else:
+            self._publisher.do(lambda: self.set_trait("orders", orders))
 
     def _look(self) -> None:
         """Ask whether the engine answers, and tell the front end if that has changed."""
@@ -178,6 +222,7 @@ class ChatPanel(anywidget.AnyWidget):
             "customers": self._customers,
             "engine": self._engine,
             "busy": bool(self._stops),  # a message that waits for its turn counts too
+            "demo": self._demo,
         }
 
     def _commit(self) -> None:
@@ -227,10 +272,18 @@ class ChatPanel(anywidget.AnyWidget):
             case "rate":
                 name = str(content.get("id", ""))
                 rating: Rating = content["rating"] if content.get("rating") in (-1, 0, 1) else 0
-                self._watched(self._doing(lambda: self.chat.rate(name, rating)))
+                why: Why = content["why"] if content.get("why") in get_args(Why) else ""
+                self._watched(self._doing(lambda: self.chat.rate(name, rating, why)))
             case "new":
                 customer = content.get("customer")
-                self._watched(self._doing(lambda: self.chat.renew(customer)))
+                self._watched(self._anew(lambda: self.chat.renew(customer)))
+            case "open":
+                number = str(content.get("conversation", ""))
+                self._watched(self._anew(lambda: self.chat.resume(number)))
+            case "reset":
+                self._watched(self._anew(self.chat.reset_demo))
+            case "conversations":
+                self._watched(self._runner.submit(self._list_conversations))
             case "export":
                 form, language = str(content.get("form")), content.get("language")
                 self._watched(self._runner.submit(self._export_file, form, language))
@@ -247,6 +300,10 @@ class ChatPanel(anywidget.AnyWidget):
             logger.error("a command of the panel failed", exc_info=error)
         problem = {"type": "problem", "code": type(error).__name__}
         self._publisher.do(lambda: self._tell(problem))
+
+    def _list_conversations(self) -> None:
+        found = {"type": "conversations", "conversations": self.chat.conversations()}
+        self._publisher.do(lambda: self._tell(found))
 
     def _export_file(self, form: str, language: Any) -> None:
         if form in FORMATS and language in {None, *self.words}:

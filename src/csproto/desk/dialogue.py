@@ -10,13 +10,13 @@ from datetime import datetime, timedelta
 
 from csproto.desk.case import Decision, Fact, Label
 from csproto.desk.handbook import Handbook
-from csproto.desk.lexicon import asks, begins_with_yes, says_more
 from csproto.desk.policy import decide
 from csproto.desk.questions import Questions
 from csproto.desk.references import matches
 from csproto.desk.state import SURE, Kind, Limits, Outcome, Question, Reading, State
 from csproto.desk.transcript import ORDERS_SHOWN
 from csproto.desk.triage import Wish
+from csproto.desk.yes import is_clear_yes
 from csproto.shop.facts import CustomerFacts, OrderView, foreseen
 
 MAX_CANDIDATES = 6  # orders to choose from in one question
@@ -89,7 +89,12 @@ class _Turn(Questions):
         same = [wish for wish in wishes if question.kind == "yes" and wish.intent == asked.intent]
         # "yes, but made out to my company": the changed wish has to be confirmed
         changed = any(self.changes(asked, wish) for wish in same)
-        if question.kind not in ("yes", "human") or not self._is_clear_yes(question) or changed:
+        lexicon = self.handbook.lexicon
+        if (
+            question.kind not in ("yes", "human")
+            or not is_clear_yes(self.reading, question, self.facts, lexicon)
+            or changed
+        ):
             self.asked(wishes) if wishes else self.repeat_question()
             return
         self.close_question()
@@ -108,29 +113,6 @@ class _Turn(Questions):
             rest = [wish for wish in rest if wish.intent != "human_agent"]
         self.asked([*new, *rest])
 
-    def _is_clear_yes(self, question: Question) -> bool:
-        """Return whether the words of the message are a yes to just this question.
-
-        - The message begins with a yes of the lexicon.
-        - If the model read nothing but a yes, the message has no question in it: "ok, what
-          does that cost?" still wants an answer.
-        - It names no order beyond the question's, unless a word such as "also" says that
-          this order comes on top: "yes, cancel 160002" is no yes to a question about
-          160001. An order of another wish is none of this question's business.
-        """
-        text, lexicon, wishes = self.reading.text, self.handbook.lexicon, self.reading.triage.wishes
-        if not begins_with_yes(text, lexicon) or (not wishes and asks(text, lexicon)):
-            return False
-        about = {question.wish.intent, "other"}
-        elsewhere = {o for wish in wishes if wish.intent not in about for o in wish.orders}
-        named = {o for wish in wishes if wish.intent in about for o in wish.orders}
-        named |= {order for order, by in self._matches() if any(c.isdigit() for c in by)}
-        further = named - {*question.wish.orders} - elsewhere
-        return not further or says_more(text, lexicon)
-
-    def _matches(self) -> list[tuple[str, str]]:
-        return matches(self.reading.text, self.facts.orders)
-
     def _carry_out(self, question: Question) -> None:
         """Do what the open question asked about.
 
@@ -143,7 +125,7 @@ class _Turn(Questions):
         """
         orders = question.wish.orders
         named = {o for wish in self.reading.triage.wishes for o in wish.orders}
-        named |= {order for order, _ in self._matches()}
+        named |= {order for order, _ in matches(self.reading.text, self.facts.orders)}
         chosen = [order for order in orders if order in named] or list(orders)
         if left := tuple(o for o in orders if o not in chosen):
             self.add_to_queue(replace(question.wish, orders=left))  # "yes, 160001": ask again

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from csproto.errors import CsprotoError
 from csproto.settings import DATA
+from csproto.shop.facts import OrderView
 
 Language = Literal["zh", "en"]
 Opening = Literal["none", "sorry", "thanks"]
@@ -122,6 +123,8 @@ class WishFile(_Part):
     label: the wish's name for customers.
     description, includes, excludes: explain the wish to the model.
     fits: fields of an order, with the values for which this wish makes sense.
+    suggestion: a message with this wish, offered to the customer for an order that fits;
+        {order} and {item} stand for the order's number and article.
     deed: what it asks for, as a noun.
     at_once: whether it calls a human without another question.
     needs_order: whether the wish is about an order.
@@ -137,11 +140,16 @@ class WishFile(_Part):
     excludes: list[str] = []
     slots: dict[str, Slot] = {}
     fits: dict[str, list[str]] = {}
+    suggestion: Word = {}
     at_once: bool = False
     needs_order: bool = True
     each_order: bool = True
     examples: list[Example] = []
     rules: dict[str, Rule] = {}
+
+    def suits(self, order: OrderView) -> bool:
+        """Return whether this wish makes sense for an order."""
+        return all(getattr(order, name) in values for name, values in self.fits.items())
 
 
 class DialogueFile(_Part):

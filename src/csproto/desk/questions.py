@@ -188,9 +188,8 @@ class Questions:
 
     def candidates(self, intent: str) -> list[OrderView]:
         """Return the customer's orders that fit a wish, or all of them if none fits."""
-        fits = self.handbook.wishes[intent].fits.items()
-        orders = self.facts.orders
-        return [o for o in orders if all(getattr(o, n) in v for n, v in fits)] or list(orders)
+        wish, orders = self.handbook.wishes[intent], self.facts.orders
+        return [order for order in orders if wish.suits(order)] or list(orders)
 
     def action(self, rule: str) -> str:
         return self.handbook.rules[rule].action

@@ -3,13 +3,14 @@
 import hashlib
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from functools import wraps
+from typing import TYPE_CHECKING, TypeVar
 
-from csproto.desk import dialogue, transcript, triage
+from csproto.desk import dialogue, outage, transcript, triage
 from csproto.desk.case import Decision
 from csproto.desk.choices import choices
 from csproto.desk.conversation import Conversation, UnderWay
@@ -26,11 +27,33 @@ from csproto.shop.orders import OrderMoved, OrderSystemDown
 if TYPE_CHECKING:
     from csproto.desk.assistant import Assistant
 
-NEED_NO_ORDER = ("other", "shop_question")  # wishes answered without orders
 DECISION_ATTEMPTS = 3  # how often a turn decides if its orders change meanwhile
 SUMMARY_MESSAGES = 5  # how many of the customer's last messages a ticket quotes
 SUMMARY_CHARS = 200  # of each quoted message
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+def timed(stage: str) -> "Callable[[Callable[[Steps], T]], Callable[[Steps], T]]":
+    """Keep the milliseconds that a step takes among the turn's times."""
+
+    def decorator(step: "Callable[[Steps], T]") -> "Callable[[Steps], T]":
+        @wraps(step)
+        def measured(self: "Steps") -> T:
+            began = time.perf_counter()
+            try:
+                return step(self)
+            finally:
+                self.turn.times[stage] = milliseconds_since(began)
+
+        return measured
+
+    return decorator
+
+
+def milliseconds_since(began: float) -> float:
+    """Return the time since a reading of `perf_counter`, with one decimal."""
+    return round((time.perf_counter() - began) * 1000, 1)
 
 
 class Steps:
@@ -72,6 +95,7 @@ class Steps:
 
     # -- orders of the customer
 
+    @timed("facts")
     def read_orders(self) -> None:
         """Read the customer's facts, and tell the model which orders have changed.
 
@@ -94,6 +118,7 @@ class Steps:
 
     # -- triage
 
+    @timed("understood")
     def understand(self) -> Turn:
         """Let the model read the message, and add message and triage to the transcript.
 
@@ -151,59 +176,35 @@ class Steps:
 
     # -- decision
 
+    @timed("rule")
     def decide(self) -> None:
         """Let the rules decide on the message.
 
         A turn that was interrupted keeps its first decisions.
         """
         assert self.turn.triage is not None
+        state = self.conversation.state
         if self.interrupted:
             self.outcome = self.interrupted.outcome
         elif self.facts is None:
-            self.outcome = self._decide_without_facts(self.turn.triage)
+            reading = Reading(self.text, self.turn.triage)
+            self.outcome = outage.decide(
+                reading, self.conversation.customer_id, state, self.now, self.desk.handbook
+            )
         else:
             reading = Reading(self.text, self.turn.triage, self._sure, self.turn.runner_up)
             self.outcome = dialogue.respond(
                 reading,
                 self.facts,
-                self.conversation.state,
+                state,
                 self.now,
                 self.desk.handbook,
                 self.desk.limits,
             )
 
-    def _decide_without_facts(self, understood: Triage) -> Outcome:
-        """Decide while the order system is down.
-
-        Small talk and questions about the shop are answered as usual. Any other message
-        becomes a ticket. If a question was open, the ticket names it, and it is asked
-        again.
-        """
-        conversation, handbook = self.conversation, self.desk.handbook
-        state, question = conversation.state, conversation.state.question
-        simple = understood.act == "ask" and understood.wishes
-        if simple and all(w.intent in NEED_NO_ORDER and not w.orders for w in understood.wishes):
-            nothing_known = CustomerFacts(conversation.customer_id, (), self.now)
-            reading = Reading(self.text, understood)
-            outcome = dialogue.respond(
-                reading, nothing_known, replace(state, question=None), self.now, handbook
-            )
-            kept = replace(outcome.state, question=outcome.state.question or question)
-            return replace(outcome, state=kept)
-        asked = ""
-        if question:  # a human could not use a ticket that says only "yes"
-            orders = ", ".join(question.wish.orders) or "no order"
-            asked = f"answer to {question.action} ({orders}): "
-        intent = understood.wishes[0].intent if understood.wishes else None
-        return Outcome((self._unavailable(intent, asked),), state, again=question is not None)
-
-    def _unavailable(self, intent: str | None, about: str) -> Decision:
-        """Return the decision to leave a ticket, because the order system is down."""
-        write = Write("unavailable", "", (about + self.text)[:500], escalated=True)
-        return Decision(intent, None, "system.unavailable", write=write)
-
     # -- write
 
+    @timed("written")
     def write(self) -> Turn:
         """Make the writes of all decisions, each of them once.
 
@@ -247,7 +248,8 @@ class Steps:
             return
         left = [d for d in self.outcome.decisions if d.write and (d.intent, d.order) not in made]
         about = ", ".join(f"{d.intent} {d.order or ''}".strip() for d in left)
-        ticket = self._unavailable(left[0].intent if left else None, f"not done yet: {about}: ")
+        intent = left[0].intent if left else None
+        ticket = outage.ticket(intent, f"not done yet: {about}: {self.text}")
         self.outcome = replace(self.outcome, decisions=(*self.made, ticket))
 
     def _make_writes(self) -> Turn:
@@ -323,6 +325,7 @@ class Steps:
         If the model fails, the plainest wording is sent: the decisions are written, so
         the customer has to hear about them.
         """
+        began = time.perf_counter()
         conversation, turn, handbook = self.conversation, self.turn, self.desk.handbook
         brief = [(handbook.rules[d.rule].action, d.order) for d in turn.decisions]
         conversation.transcript.append(transcript.decided(brief))
@@ -341,6 +344,7 @@ class Steps:
         turn.choices = choices(turn.question, handbook, turn.language)
         conversation.transcript.append(Message("assistant", turn.reply))
         self.first_text_at = time.perf_counter()
+        turn.times["said"] = milliseconds_since(began)
         yield Said(turn.reply)
 
     def close(self) -> Turn:

@@ -9,7 +9,6 @@ import re
 import secrets
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
 from typing import Any, Literal, NamedTuple
 from zoneinfo import ZoneInfo
 
@@ -104,18 +103,11 @@ def order_line(order: OrderView, zone: ZoneInfo) -> dict[str, str]:
 
     The day is when the order reached its state.
     """
-    moments: dict[str, datetime | None] = {
-        "paid": order.created_at,
-        "shipped": order.shipped_at,
-        "delivered": order.delivered_at,
-        "cancelled": order.cancelled_at,
-    }
-    day = moments.get(order.status) or order.created_at
     state = (
         order.status if order.refund in ("none", "") else f"{order.status}, refund {order.refund}"
     )
-    item = clean(order.item)
-    return {"id": order.id, "item": item, "state": state, "day": f"{day.astimezone(zone):%m-%d}"}
+    item, day = clean(order.item), order.reached_at.astimezone(zone)
+    return {"id": order.id, "item": item, "state": state, "day": f"{day:%m-%d}"}
 
 
 def decided(decisions: Iterable[tuple[str, str | None]]) -> Message:

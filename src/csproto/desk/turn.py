@@ -25,6 +25,7 @@ class Turn:
     usage: the figures of all model calls.
     ttft_ms: the time until the reply is there, in milliseconds.
     total_ms: the time until the conversation is saved.
+    times: milliseconds by stage: facts, understood, rule, written, said.
     """
 
     text: str
@@ -41,6 +42,7 @@ class Turn:
     reused_tokens: int = 0  # of these, how many came from the prefix cache
     ttft_ms: float = 0.0
     total_ms: float = 0.0
+    times: dict[str, float] = field(default_factory=dict)
 
     def as_dict(self, handbook: Handbook) -> dict[str, Any]:
         """Return what `csproto ask --json` prints. Every key is present."""

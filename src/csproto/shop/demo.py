@@ -14,6 +14,7 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.orm import Session
 
+from csproto.errors import CsprotoError
 from csproto.settings import DATA
 from csproto.shop.migrations import migrate, wait_for_others
 from csproto.shop.store import Audit, Base, ConversationRow, Customer, Order, Ticket
@@ -123,6 +124,31 @@ def _rows(now: datetime, path: Path) -> tuple[list[Customer], list[Order]]:
     return customers, orders
 
 
+class NotTheDemo(CsprotoError):
+    """The database has customers that are not of the demo shop, so it is not replaced."""
+
+
+def reset(engine: Engine, now: datetime, path: Path = DATA / "demo.yaml") -> None:
+    """Bring the demo data back. Raises NotTheDemo if there are customers of another shop.
+
+    Conversations, tickets and audit rows are deleted with the rest.
+    """
+    if not is_demo(engine, path):
+        raise NotTheDemo(
+            "The database has customers that are not of the demo shop, so nothing was reset. "
+            "Name another database in CSPROTO_DB for the demo."
+        )
+    fill(engine, now, path)
+
+
+def is_demo(engine: Engine, path: Path = DATA / "demo.yaml") -> bool:
+    """Return whether all customers in the database are of the demo shop."""
+    raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    own = {*raw["customers"], *map(_generated_id, range(raw["generated"]["customers"]))}
+    with Session(engine) as session:
+        return set(session.scalars(select(Customer.id))) <= own
+
+
 def _customer(customer_id: str, values: dict[str, Any], now: datetime) -> Customer:
     return Customer(
         id=customer_id,
@@ -183,6 +209,10 @@ def _order(values: dict[str, Any], now: datetime, names: dict[str, str]) -> Orde
     )
 
 
+def _generated_id(number: int) -> str:
+    return f"G{number:04d}"
+
+
 def _generated(
     seed: int, count: int, now: datetime, names: dict[str, str]
 ) -> tuple[list[Customer], list[Order]]:
@@ -190,7 +220,7 @@ def _generated(
     pick = random.Random(seed)
     customers, orders = [], []
     for number in range(count):
-        customer_id, name = f"G{number:04d}", f"Customer {number}"
+        customer_id, name = _generated_id(number), f"Customer {number}"
         language = pick.choice(("zh", "zh", "en"))
         account = {"name": name, "language": language, "account_age": pick.randrange(1, 2000)}
         customers.append(_customer(customer_id, account, now))

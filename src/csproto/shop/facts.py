@@ -54,6 +54,16 @@ class OrderView:
     address: str = ""
     names: str = ""  # what else customers call the article, in any language: a|b|c
 
+    @property
+    def reached_at(self) -> datetime:
+        """When the order reached its state."""
+        moments = {
+            "shipped": self.shipped_at,
+            "delivered": self.delivered_at,
+            "cancelled": self.cancelled_at,
+        }
+        return moments.get(self.status) or self.created_at
+
 
 @dataclass(frozen=True)
 class CustomerFacts:

@@ -20,10 +20,11 @@ from csproto.chat.export import FORMATS, exported
 from csproto.chat.messages import Step
 from csproto.chat.session import ChatSession
 from csproto.chat.words import FOLDER as PANEL
-from csproto.chat.words import interface
+from csproto.chat.words import front_end, interface
 from csproto.desk.assistant import Assistant
 from csproto.shop.orders import CustomerUnknown, OrderSystemDown, database_errors_typed
 from csproto.web import schema
+from csproto.web.account import add_account
 from csproto.web.errors import add_errors, failure
 from csproto.web.examples import add_examples
 from csproto.web.guard import Guard, problem, visitor_language
@@ -40,7 +41,6 @@ SignIn = Callable[[Request, str | None], str]  # raises SignedOut
 
 STATIC = Path(__file__).parent / "static"
 FILES = {
-    "chat.js": PANEL / "chat.js",
     "chat.css": PANEL / "chat.css",
     **{name: STATIC / name for name in ("page.js", "page.css", "docs.js")},
 }
@@ -88,6 +88,7 @@ def create_app(
     _add_pages(app, site, public_docs)
     _add_chat(app, site)
     _add_session(app, site)
+    add_account(app, site, is_demo=sign_in is demo_sign_in)
     add_operating(app, site, versions=public_docs, metrics_token=metrics_token)
     add_errors(app)
     add_examples(app)
@@ -189,6 +190,7 @@ class Site:
             "customers": customers,
             "engine": engine_state(self.assistant),
             "busy": bool(visitor and visitor.chat.running),
+            "demo": self.sign_in is demo_sign_in,
         }
         return {"info": info, "messages": visitor.messages() if visitor else []}
 
@@ -200,6 +202,7 @@ def _add_pages(app: FastAPI, site: Site, public_docs: bool) -> None:
     waiting for the database.
     """
     files = {name: path.read_bytes() for name, path in FILES.items()}
+    files["chat.js"] = front_end().encode()
     words = interface(site.assistant.handbook)
     files["words.json"] = json.dumps(words, ensure_ascii=False).encode()
     page_text, docs_text = (
@@ -352,7 +355,7 @@ def _add_session(app: FastAPI, site: Site) -> None:
     def rate(request: Request, visitor: known, thumbs: schema.Thumbs) -> Any:
         """Rate one answer."""
         with visitor.alone(patience=5) as chat:
-            chat.rate(thumbs.id, thumbs.rating)
+            chat.rate(thumbs.id, thumbs.rating, thumbs.why)
             return site.state(chat.customer_id, visitor)
 
     file = {

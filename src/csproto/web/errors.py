@@ -13,6 +13,7 @@ from starlette.routing import Match
 from csproto.chat.session import MessageUnknown
 from csproto.desk.conversation import ConversationUnknown
 from csproto.errors import CsprotoError
+from csproto.shop.demo import NotTheDemo
 from csproto.shop.orders import CustomerUnknown, OrderSystemDown
 from csproto.web.guard import problem, visitor_language
 from csproto.web.limits import Refused
@@ -97,6 +98,10 @@ def add_errors(app: FastAPI) -> None:
     @app.exception_handler(ConversationUnknown)
     def unknown(request: Request, error: Exception) -> Response:
         return JSONResponse(problem(type(error).__name__, request.headers), 404)
+
+    @app.exception_handler(NotTheDemo)
+    def not_the_demo(request: Request, error: NotTheDemo) -> Response:
+        return JSONResponse(problem("NotTheDemo", request.headers), 409)
 
     @app.exception_handler(RequestValidationError)
     def invalid(request: Request, error: RequestValidationError) -> Response:

@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from csproto.chat.records import Why
+
 
 def _whole(text: str) -> str:
     """Return a text without halves of characters, which JSON can have and UTF-8 cannot."""
@@ -61,6 +63,7 @@ class Answer(BaseModel):
     choices: list[Choice] = []
     reply: str | None = None
     usage: dict[str, Any] | None = None
+    times: dict[str, float] = {}
     error: str | None = None
 
 
@@ -118,31 +121,66 @@ class NewChat(Asked):
 
 
 class Thumbs(Asked):
-    """A rating of one message: up, down or neither."""
+    """A rating of one message: up, down or neither. why: what was wrong with it."""
 
     id: Id = Field(max_length=32, description="of the message, as `X-Message-Id` names it")
     rating: Literal[-1, 0, 1] = Field(description="1 up, -1 down, 0 neither")
+    why: Why = Field("", description="what was wrong with it")
 
 
-def _problem(description: str) -> dict[str, Any]:
+class Suggestion(BaseModel):
+    """A message that fits an order, by language."""
+
+    intent: str
+    text: dict[str, str]
+
+
+class ShownOrder(BaseModel):
+    """An order of the customer.
+
+    day: when it reached its state. open: the kinds of its open tickets. wishes: messages
+    that the customer may want to send about it.
+    """
+
+    id: str
+    item: str
+    status: str
+    refund: str
+    day: str
+    amount: str
+    open: list[str]
+    wishes: list[Suggestion]
+
+
+class Earlier(BaseModel):
+    """A conversation of the customer: its number, first message, beginning and length."""
+
+    id: str
+    title: str
+    at: str
+    turns: int
+
+
+def problem_of(description: str) -> dict[str, Any]:
+    """Return the entry of an error in the OpenAPI document."""
     return {"model": Problem, "description": description}
 
 
 PROBLEMS: dict[int | str, dict[str, Any]] = {
-    400: _problem("Asked under a name that is not this server's, or no valid HTTP."),
-    401: _problem("Nobody is signed in."),
-    403: _problem("Sent from another site."),
-    408: _problem("Not sent in time."),
-    413: _problem("Too large."),
-    415: _problem("Not JSON."),
-    422: _problem("JSON, but not in the right form."),
-    429: _problem("Too fast. `Retry-After` says how many seconds to wait."),
-    503: _problem(
+    400: problem_of("Asked under a name that is not this server's, or no valid HTTP."),
+    401: problem_of("Nobody is signed in."),
+    403: problem_of("Sent from another site."),
+    408: problem_of("Not sent in time."),
+    413: problem_of("Too large."),
+    415: problem_of("Not JSON."),
+    422: problem_of("JSON, but not in the right form."),
+    429: problem_of("Too fast. `Retry-After` says how many seconds to wait."),
+    503: problem_of(
         "The engine or the database is down or busy. `Retry-After` says how many seconds to wait."
     ),
 }
 MISSING: dict[int | str, dict[str, Any]] = {
-    404: _problem("No such chat, conversation, message or customer.")
+    404: problem_of("No such chat, conversation, message or customer.")
 }
 EVENTS: dict[str, Any] = {
     "description": "Server-sent events; `data` is JSON.",

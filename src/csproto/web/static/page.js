@@ -1,33 +1,42 @@
 // The page's way to the server: the front end of the notebook, with HTTP in place of the widget's channel.
 import { createChat } from "/static/chat.js";
 
-const words = await (await fetch("/static/words.json")).json();
+const [words, styles] = await Promise.all([
+  fetch("/static/words.json").then((file) => file.json()), fetch("/static/chat.css").then((file) => file.text())]);
 let underWay = null; // the message whose answer is being read, whether that has begun, and the way to end it
 let unsent = null; // a message that never reached the server: shown with what became of it, and kept on this side only
 let later = 0;
 const KEPT = "csproto-conversation"; // to take the conversation up again after the server was restarted
 const nothing = (ok) => ({ messages: [], info: { customer: "", conversation: "", customers: [], busy: false, engine: { ok, model: "" } } });
 let shown = nothing(false); // the server's last word
+let ordersOf = null; // whose orders are shown
 
 const host = {
   kind: "page",
   words,
+  styles,
   language: localStorage.getItem("csproto-language") || "",
   setLanguage: (language) => localStorage.setItem("csproto-language", language),
   speaks(language) {
     document.documentElement.lang = language === "zh" ? "zh-CN" : "en";
     document.title = words[language].title;
   },
+  paints: (theme) => { document.documentElement.dataset.theme = theme; },
   send: (command) => carryOut(command).catch(() => fail("network")),
 };
 const chat = createChat(document.getElementById("chat"), host);
+const fail = (code) => chat.receive({ type: "problem", code });
+const step = (step) => chat.receive({ type: "step", step });
 await refresh();
 
 async function carryOut(command) {
   if (command.type === "send") await ask(command.text);
   else if (command.type === "stop") await stop();
-  else if (command.type === "rate") show(await call("/api/session/rate", { id: command.id, rating: command.rating }));
-  else if (command.type === "new") await begin(command.customer ?? null);
+  else if (command.type === "rate") show(await call("/api/session/rate", { id: command.id, rating: command.rating, why: command.why }));
+  else if (command.type === "new") await begin("/api/session", { customer: command.customer ?? null });
+  else if (command.type === "open") await begin("/api/session", { conversation: command.conversation });
+  else if (command.type === "reset") await begin("/api/demo/reset", {});
+  else if (command.type === "conversations") await tell("conversations");
   else if (command.type === "check") await refresh();
   else if (command.type === "export") await download(command.form, command.language);
 }
@@ -37,12 +46,12 @@ function post(path, body, signal = null) {
   return fetch(path, { method: "POST", headers, body: JSON.stringify(body), signal });
 }
 
-async function call(path, body) {
-  const response = await post(path, body);
-  if (response.ok) return response.json();
+async function call(path, body) { return (await passed(await post(path, body)))?.json(); }
+
+async function passed(response) {
+  if (response.ok) return response;
   if (response.status === 401 || response.status === 404) await refresh(); // what is shown may be another customer's
-  fail((await response.json()).error);
-  return null;
+  return fail((await response.json()).error);
 }
 
 async function refresh() {
@@ -66,11 +75,16 @@ async function resumed(state) {
   return state;
 }
 
-async function begin(customer) {
+async function begin(path, wish) {
   localStorage.removeItem(KEPT);
-  const state = await call("/api/session", { customer });
-  if (state) unsent = null;
+  const state = await call(path, wish);
+  if (state) unsent = ordersOf = null;
   show(state);
+}
+
+async function tell(name) { // the customer's orders or conversations; while they cannot be read, the old ones stay
+  const response = await fetch(`/api/${name}`).catch(() => null);
+  if (response?.ok) chat.receive({ type: name, [name]: await response.json() });
 }
 
 function show(state) {
@@ -81,18 +95,16 @@ function show(state) {
   chat.receive({ type: "messages", messages: unsent ? [...state.messages, unsent] : state.messages });
   chat.receive({ type: "info", info: state.info });
   chat.receive({ type: "settled" });
+  if (ordersOf !== state.info.customer) tell("orders");
+  ordersOf = state.info.customer;
   clearTimeout(later);
   if (state.info.busy && !underWay) later = setTimeout(refresh, 1000); // answered in another tab, or being stopped after a reload
-}
-
-function fail(code) {
-  chat.receive({ type: "problem", code });
 }
 
 async function ask(text) {
   const message = {
     id: `unsent${performance.now()}`, at: new Date().toISOString(), text, state: "running",
-    triage: null, sure: null, runner_up: null, decisions: [], waiting: null, choices: [], reply: "", usage: null, error: null, rating: 0,
+    triage: null, sure: null, runner_up: null, decisions: [], waiting: null, choices: [], reply: "", usage: null, times: {}, error: null, rating: 0, why: "",
   };
   const mine = { message, begun: false, controller: new AbortController() };
   const fails = (code) => { unsent = { ...message, state: "failed", error: { code, reason: "" } }; };
@@ -108,7 +120,7 @@ async function ask(text) {
     if (!mine.controller.signal.aborted) fails("network");
   } finally {
     if (underWay === mine) {
-      underWay = null;
+      underWay = ordersOf = null; // an answer may have changed the orders
       await refresh();
     }
   }
@@ -120,16 +132,10 @@ async function read(response, message) {
   for await (const event of events(response.body)) step(stepOf(event));
 }
 
-function step(step) {
-  chat.receive({ type: "step", step });
-}
-
 function stepOf({ event, data }) {
   const { sure, runner_up, ...triage } = data; // of the event `triage`
-  if (event === "triage") return { step: "triage", triage, sure, runner_up };
-  if (event === "decision") return { step: "decision", decision: data };
-  if (event === "token") return { step: "token", text: data.text };
-  if (event === "done") return { step: "done", turn: data };
+  const steps = { triage: { triage, sure, runner_up }, decision: { decision: data }, token: { text: data.text }, done: { turn: data } };
+  if (event in steps) return { step: event, ...steps[event] };
   return data.error === "stopped" ? { step: "stopped" } : { step: "failed", code: data.error, reason: "" };
 }
 
@@ -157,9 +163,7 @@ async function stop() {
 }
 
 async function download(form, language) {
-  const response = await fetch(`/api/session/export?form=${form}&language=${language}`);
-  if (response.status === 401 || response.status === 404) await refresh();
-  if (!response.ok) return fail((await response.json()).error);
+  const response = await passed(await fetch(`/api/session/export?form=${form}&language=${language}`));
   const name = form === "json" ? "chat.json" : "chat.md";
-  return chat.receive({ type: "file", name, mime: response.headers.get("Content-Type"), text: await response.text() });
+  if (response) chat.receive({ type: "file", name, mime: response.headers.get("Content-Type"), text: await response.text() });
 }
