@@ -563,6 +563,7 @@ def a_conversation() -> Conversation:
         state=state,
         under_way=UnderWay(
             "取消",
+            NOW,
             '{"wishes":[{"intent":"cancel_order"}]}',
             0.9,
             "other",

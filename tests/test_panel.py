@@ -613,7 +613,8 @@ def test_both_languages_have_the_same_words() -> None:
 
 def test_the_front_end_is_small() -> None:
     folder = ROOT / "src" / "csproto"
-    lines = [line for path in folder.rglob("*.js") for line in path.read_text().splitlines()]
+    chat = [path for path in folder.rglob("*.js") if path.name != "docs.js"]  # of the API's page
+    lines = [line for path in chat for line in path.read_text().splitlines()]
     assert len(lines) <= 1_000
     parts = {path.stem for path in (folder / "chat" / "front_end").iterdir()}
     assert parts == set(PARTS), "each file is part of the script"

@@ -90,11 +90,8 @@ class _Turn(Questions):
         # "yes, but made out to my company": the changed wish has to be confirmed
         changed = any(self.changes(asked, wish) for wish in same)
         lexicon = self.handbook.lexicon
-        if (
-            question.kind not in ("yes", "human")
-            or not is_clear_yes(self.reading, question, self.facts, lexicon)
-            or changed
-        ):
+        clear = is_clear_yes(self.reading, question, self.facts, lexicon) and not changed
+        if question.kind not in ("yes", "human") or not clear:
             self.asked(wishes) if wishes else self.repeat_question()
             return
         self.close_question()
