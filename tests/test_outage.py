@@ -45,8 +45,8 @@ def outcome(answer: httpx.Response) -> tuple[int, str]:
         return answer.status_code, events(answer.text)[-1][1].get("error", "")
     if answer.headers["content-type"] != "application/json":
         return answer.status_code, ""
-    content = answer.json()
-    return answer.status_code, "" if isinstance(content, list) else content.get("error") or ""
+    told = answer.json()
+    return answer.status_code, "" if isinstance(told, list) else told.get("error") or ""
 
 
 def check_told(route: str, language: str, answer: httpx.Response) -> None:

@@ -1,5 +1,6 @@
 """The chat panel without a browser: what it publishes, stops, keeps and exports."""
 
+import base64
 import copy
 import json
 import os
@@ -609,6 +610,15 @@ def test_both_languages_have_the_same_words() -> None:
     assert table["whys"].keys() == {*get_args(Why)} - {""}
     used = set(re.findall(r"\bw\.(\w+)", front_end()))
     assert used <= table.keys(), used - table.keys()
+
+
+def test_the_notebook_has_the_picture_of_the_panel() -> None:
+    """Where no widget runs, the reader sees the one that the browser test has drawn."""
+    notebook = nbformat.read(ROOT / "notebooks" / "05_chat_panel.ipynb", as_version=4)
+    (kept,) = [cell.attachments for cell in notebook.cells if "attachments" in cell]
+    picture = (ROOT / "docs" / "screens" / "panel.png").read_bytes()
+    assert base64.b64decode(kept["panel.png"]["image/png"]) == picture
+    assert len(picture) <= 120_000
 
 
 def test_the_front_end_is_small() -> None:

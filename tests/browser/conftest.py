@@ -3,6 +3,7 @@
 JupyterLab is started as its own browser tests start it, which turns authentication off.
 """
 
+import io
 import json
 import os
 import shutil
@@ -21,12 +22,14 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from support import NOW
+from PIL import Image
+from support import NOW, ROOT
 from talking import open_chat
 
 from csproto.engine.server import free_port
 
-SCREENSHOTS = Path(__file__).resolve().parents[2] / "build" / "screenshots"
+SCREENSHOTS = ROOT / "build" / "screenshots"
+COLOURS = 128
 BINARIES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = """--no-sandbox --disable-gpu --disable-quic --no-first-run
     --disable-background-networking --disable-component-update --disable-sync
@@ -119,6 +122,26 @@ def screenshots() -> Path:
     """Where pictures are kept as artifacts."""
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     return SCREENSHOTS
+
+
+@pytest.fixture
+def keep_screen(screenshots: Path) -> Callable[[bytes, str], Path]:
+    """Write a picture that the documentation shows, with few colours, which makes it small.
+
+    It goes to `docs/screens` if CSPROTO_SCREENS is 1.
+    """
+
+    def keep(png: bytes, name: str) -> Path:
+        kept = os.environ.get("CSPROTO_SCREENS") == "1"
+        folder = ROOT / "docs" / "screens" if kept else screenshots
+        folder.mkdir(parents=True, exist_ok=True)
+        picture = (
+            Image.open(io.BytesIO(png)).convert("RGB").quantize(COLOURS, Image.Quantize.MAXCOVERAGE)
+        )
+        picture.save(folder / name, optimize=True)
+        return folder / name
+
+    return keep
 
 
 @pytest.fixture
@@ -286,19 +309,11 @@ def lab(
 
 @pytest.fixture
 def voila(tmp_path: Path, browser, gate: Gate, server) -> Iterator[Callable[[str], str]]:
-    """Serve a notebook of one cell with Voila; returns the URL."""
-    import nbformat
-
+    """Serve a notebook with Voila; returns the URL."""
     with ExitStack() as running:
 
-        def serve(cell: str) -> str:
-            notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell)])
-            notebook.metadata["kernelspec"] = {
-                "name": "python3",
-                "display_name": "Python 3",
-                "language": "python",
-            }
-            nbformat.write(notebook, tmp_path / "voila.ipynb")
+        def serve(notebook: Path) -> str:
+            shutil.copy(notebook, tmp_path / "voila.ipynb")
             port = free_port()
             words = [
                 "voila",

@@ -5,6 +5,7 @@ import urllib.request
 from typing import Any
 
 import pytest
+from support import ROOT
 from talking import compose, idle, say, states, wait_for_turns
 
 OPEN = """
@@ -29,9 +30,9 @@ def save(page: Any) -> None:
 
 
 @pytest.mark.timeout(900)
-def test_the_panel_in_jupyterlab(open_notebook, lab, screenshots, axe) -> None:
+def test_the_panel_in_jupyterlab(open_notebook, lab, screenshots, keep_screen, axe) -> None:
     """One kernel for the whole story, because starting one takes longer than everything else."""
-    page = open_notebook("panel", OPEN)
+    page = open_notebook("panel", OPEN, viewport=(1400, 900))
     page.wait_for_selector(".csp-input")
     page.wait_for_function("() => chat().querySelector('.csp-engine')?.innerText")
     say(page, "我的订单到哪了?")
@@ -39,7 +40,8 @@ def test_the_panel_in_jupyterlab(open_notebook, lab, screenshots, axe) -> None:
     assert page.inner_text(".csp-bot .csp-text")
     assert "from cache" in page.inner_text(".csp-badges")
     page.click(".csp-trace summary")
-    page.locator(".csp").screenshot(path=str(screenshots / "notebook-light.png"))
+    kept = keep_screen(page.locator(".csp").screenshot(), "panel.png")
+    assert kept.stat().st_size <= 120_000, "notebook 05 has this picture"
     the_notebooks_keys_stay_out(page)
     a_button_answers_the_question(page)
     a_reload_finds_everything(page)
@@ -165,14 +167,18 @@ def test_stop_a_reload_under_way_and_a_restarted_kernel(
 
 @pytest.mark.timeout(900)
 def test_the_panel_in_voila(voila, new_page, screenshots) -> None:
-    """Voila's template asks for FontAwesome elsewhere; the panel works without the network."""
+    """Notebook 05 itself ends with a live panel: the customer goes on where the code stopped.
+
+    Voila's template asks for FontAwesome elsewhere; the panel works without the network.
+    """
     page = new_page()
     page.route(re.compile(r"https?://(?!127\.0\.0\.1)"), lambda route: route.abort())
-    page.goto(voila(OPEN))
-    page.wait_for_selector(".csp-input")
+    page.goto(voila(ROOT / "notebooks" / "05_chat_panel.ipynb"))
+    page.wait_for_selector(".csp-turn")
     page.wait_for_function("() => chat().querySelector('.csp-engine')?.innerText")
-    say(page, "我的订单到哪了?")
-    assert states(page) == ["done"]
+    before = states(page)
+    say(page, "Where is my order?")
+    assert states(page) == [*before, "done"]
     assert page.inner_text(".csp-bot .csp-text")
     page.screenshot(path=str(screenshots / "voila.png"))
     assert not [url for url in page.external if "fontawesome" not in url], page.external

@@ -45,5 +45,8 @@ def test_runs_in_jupyterlab_without_an_error_cell(
     ]
     assert not errors
     assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
+    if name == "05_chat_panel":
+        page.locator(".jp-CodeCell:has-text('ChatPanel(desk')").first.scroll_into_view_if_needed()
+        page.wait_for_selector(".csp-send:enabled")  # its panel is live after the last cell
     assert not page.failures, page.failures
     page.evaluate("() => window.jupyterapp.shell.currentWidget.context.sessionContext.shutdown()")

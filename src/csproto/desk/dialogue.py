@@ -320,21 +320,22 @@ class _Turn(Questions):
         agreed: the customer has said yes to what the rules asked about these orders.
         """
         asked: dict[str, list[Decision]] = {}
+        waiting: list[str] = []
         for order in orders:
             decision = decide(self.case(wish, order, agreed))
+            if decision.asks and order and self.has_asked():
+                waiting.append(order.id)
+                continue
             self.decisions.append(decision)
             if decision.write:  # the next decisions must see its effect
                 self.facts = foreseen(self.facts, decision.write, self.now)
             if decision.asks:
                 asked.setdefault(decision.rule, []).append(decision)
-        if asked and self.has_asked():  # these orders wait, so the talk is not about them
-            self._ask_about(wish, asked)
-            waiting = {decision.order for group in asked.values() for decision in group}
-            orders = [order for order in orders if order and order.id not in waiting]
-            asked = {}
-            if not orders:
-                return
-        ids = tuple(order.id for order in orders if order)
+        if waiting:
+            self._let_wait(replace(wish, orders=tuple(waiting)))
+        ids = tuple(order.id for order in orders if order and order.id not in waiting)
+        if waiting and not ids:
+            return  # the talk is not about them yet
         last = replace(wish, orders=ids)
         self.state = replace(self.state, focus=ids or self.state.focus, last=last)
         if not asked:
@@ -344,20 +345,31 @@ class _Turn(Questions):
             # place of a question that is open.
             self._ask_about(wish, asked)
 
+    def _let_wait(self, wish: Wish) -> None:
+        """Let a wish wait, because this message has led to a question before.
+
+        What the question itself is about has been said twice, and is asked only once.
+        """
+        question = self.state.question
+        asked = question.wish.orders if question and question.wish.intent == wish.intent else ()
+        if left := tuple(order for order in wish.orders if order not in asked):
+            self.add_to_queue(replace(wish, orders=left))
+
     def _ask_about(self, wish: Wish, asked: Mapping[str, Sequence[Decision]]) -> None:
         """Ask the first rule's question about all orders of that rule.
 
         Orders with another rule's question wait in the queue, also those that are too
-        many to be named, and all of them if the message has led to a question before.
+        many to be named in one question.
         """
-        groups = [part for decisions in asked.values() for part in _parts(decisions, ORDERS_SHOWN)]
-        if not self.has_asked():
-            first, *groups = groups
-            rule, ids = first[0].rule, tuple(d.order for d in first if d.order)
-            kind: Kind = self.handbook.rules[rule].waits
-            facts = _shared_facts(first) | {"orders": self.views(ids)}
-            asking = replace(wish, orders=ids)
-            self.ask(Question(kind, self.action(rule), rule, asking, self.now, facts))
+        first, *groups = [
+            part for decisions in asked.values() for part in _parts(decisions, ORDERS_SHOWN)
+        ]
+        rule, ids = first[0].rule, tuple(d.order for d in first if d.order)
+        kind: Kind = self.handbook.rules[rule].waits
+        facts = _shared_facts(first) | {"orders": self.views(ids)}
+        self.ask(
+            Question(kind, self.action(rule), rule, replace(wish, orders=ids), self.now, facts)
+        )
         for decisions in groups:
             self.decisions = [d for d in self.decisions if d not in decisions]
             self.add_to_queue(replace(wish, orders=tuple(d.order for d in decisions if d.order)))

@@ -42,7 +42,7 @@ class Orders {
     const line = (name, ...parts) => make("span", { class: `csp-order-${name}` }, ...parts);
     const toggle = () => { this.opened = open ? "" : row.id; chat.drawNow(); };
     const head = make("button", { type: "button", class: `csp-order-head csp-do-order-${row.id}`, "aria-expanded": String(open), onclick: toggle },
-      line("item", row.item), line("amount", row.amount), line("state", `${w.status[row.status] || row.status} · ${day}`), line("id", row.id),
+      line("item", row.item), line("amount", row.amount), line("state", `${row.id} · ${w.status[row.status] || row.status} · ${day}`),
       pending.some(Boolean) ? line("open", pending.filter(Boolean).join(" · ")) : null);
     const say = (text) => { this.opened = ""; chat.showDrawer(false); chat.say(text); };
     const chips = row.wishes.map(({ intent, text }) => chat.chip(w.intents[intent] || intent, () => say(text[chat.language]), !still));
