@@ -367,9 +367,8 @@ class _Turn(Questions):
         rule, ids = first[0].rule, tuple(d.order for d in first if d.order)
         kind: Kind = self.handbook.rules[rule].waits
         facts = _shared_facts(first) | {"orders": self.views(ids)}
-        self.ask(
-            Question(kind, self.action(rule), rule, replace(wish, orders=ids), self.now, facts)
-        )
+        about = replace(wish, orders=ids)
+        self.ask(Question(kind, self.action(rule), rule, about, self.now, facts))
         for decisions in groups:
             self.decisions = [d for d in self.decisions if d not in decisions]
             self.add_to_queue(replace(wish, orders=tuple(d.order for d in decisions if d.order)))
