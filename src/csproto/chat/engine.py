@@ -5,7 +5,8 @@ from typing import TypedDict
 from csproto.desk.assistant import Assistant
 from csproto.desk.reader import ModelReader
 from csproto.engine.endpoint import Endpoint, EngineError, StopSignal
-from csproto.engine.server import answers, read_state
+from csproto.engine.running import read_state
+from csproto.engine.server import answers
 from csproto.errors import CsprotoError
 from csproto.opening import desk_on
 from csproto.shop.orders import OrderApi

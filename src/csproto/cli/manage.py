@@ -27,23 +27,30 @@ def serve(
         list[str] | None, typer.Argument(help="After `--`: further flags for sglang.launch_server.")
     ] = None,
 ) -> None:
-    """Run a SGLang server until Ctrl-C. The other commands and the notebooks find it."""
-    from csproto.engine.server import Server, read_state, remove_state, write_state
+    """Run a SGLang server until Ctrl-C. The other commands and the notebooks find it.
+
+    Its key is the one in CSPROTO_API_KEY, or else a random one.
+    """
+    from csproto.engine.running import read_state, remove_state, write_state
+    from csproto.engine.server import Server
 
     if running := read_state():
         raise CsprotoError(
             f"A server is already running at {running['base_url']} (pid {running['pid']}). "
             "Use it, or stop it with Ctrl-C where it runs."
         )
-    server = Server(model, port=port, extra=extra or []).start()
+    key = settings.api_key()
+    server = Server(model, port=port, extra=extra or [], api_key=key).start()
     try:
         with progress() as say:
             server.wait_ready(progress=say)
-        write_state(server)
+        state = write_state(server)
         out.print(
             f"{server.served_name} is ready at {server.base_url} after "
             f"{server.startup_seconds:.0f} s. Log: {server.log}. Ctrl-C ends it."
         )
+        whose = "the one in CSPROTO_API_KEY" if key else f"`api_key` in {state}"
+        out.print(f"Its key is {whose}; commands on this machine read it by themselves.")
         try:
             assert server.process is not None
             code = server.process.wait()

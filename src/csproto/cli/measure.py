@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from csproto.measure.report import Report
 
 Temperature = Annotated[float, typer.Option(help="0 takes the likeliest token each time.")]
-Model = Annotated[str | None, typer.Option(help="The model to start when no server runs.")]
+Model = Annotated[
+    str | None, typer.Option(help="The model to start; a server that runs must run this one.")
+]
 Workers = Annotated[int, typer.Option(help="Conversations at once.")]
 
 

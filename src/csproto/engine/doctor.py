@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
 from csproto import settings
-from csproto.engine.server import gpu_name, read_state
+from csproto.engine.hardware import gpu_name, gpus, torch_cuda
+from csproto.engine.running import read_state
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def checks() -> Iterator[Check]:
 
     yield _package("sglang", settings.SGLANG_VERSION)
     yield _package("torch")
-    yield _torch_build(gpu)
+    yield _torch_build()
     has_xgrammar = importlib.util.find_spec("xgrammar") is not None
     yield Check("xgrammar", has_xgrammar, _version("xgrammar"), "make setup")
 
@@ -88,10 +89,12 @@ def _package(name: str, wanted: str | None = None) -> Check:
     return Check(name, ok, found + note, "make setup")
 
 
-def _torch_build(gpu: str | None) -> Check:
+def _torch_build() -> Check:
+    """Check that torch was built for the GPU, if there is one."""
     build = _version("torch")
-    if gpu and "+cpu" in build:
-        return Check("torch build", False, f"{build}, though there is a GPU", "make setup GPU=1")
+    if gpus() and build != "not installed" and not torch_cuda():
+        found = f"{build}, though there is a GPU ({gpus()[0].name})"
+        return Check("torch build", False, found, "make -B setup GPU=1")
     return Check("torch build", True, "CPU" if "+cpu" in build else build)
 
 

@@ -10,6 +10,7 @@ import copy
 import json
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -99,15 +100,20 @@ class StopSignal:
         """Stop now. Safe to call from any thread, and more than once."""
         with self._lock:
             self.is_set = True
-            if self._response is not None:
-                self._response.shutdown()
+            self._shut()
 
     def watch(self, response: "urllib3.BaseHTTPResponse | None") -> None:
         """Set the response that a stop closes; None when it has been read."""
         with self._lock:
             self._response = response
-            if self.is_set and response is not None:
-                response.shutdown()
+            if self.is_set:
+                self._shut()
+
+    def _shut(self) -> None:
+        """Close the connection, unless the body has just been read or the server was faster."""
+        if self._response is not None:
+            with suppress(RuntimeError, ValueError, OSError):
+                self._response.shutdown()
 
     def check(self) -> None:
         """Raise Stopped if the caller has stopped."""
@@ -183,7 +189,21 @@ class Endpoint(RuntimeEndpoint):
 
     def get_json(self, path: str) -> dict[str, Any]:
         """GET a JSON document. Raises EngineError."""
-        return json.loads(self._request("GET", path).data)
+        return self._json(self._request("GET", path).data)
+
+    def _json(self, data: bytes) -> Any:
+        """Return the JSON of an answer. Raises EngineUnreachable if it is none."""
+        try:
+            return json.loads(data)
+        except ValueError as error:
+            raise self._not_sglang(f"sends {_reason(data)} where JSON is due") from error
+
+    def _not_sglang(self, what: str) -> EngineUnreachable:
+        """Return the error for an answer that does not come from SGLang."""
+        return EngineUnreachable(
+            f"No SGLang server answers at {self.base_url}: what is there {what}. "
+            "Check the URL, and the proxy in front of the server if there is one."
+        )
 
     def post(self, path: str, body: dict[str, Any] | None = None) -> bytes:
         """POST a JSON document and return the answer's body. Raises EngineError."""
@@ -218,7 +238,7 @@ class Endpoint(RuntimeEndpoint):
     def _generate_http_request(self, s: StreamExecutor, data: dict[str, Any]) -> Any:
         """Make a call of `select` with this class's time-outs, errors and cache salt."""
         salt = {"cache_salt": self.options.cache_salt} if self.options.cache_salt else {}
-        return json.loads(self.post("/generate", data | salt))
+        return self._json(self.post("/generate", data | salt))
 
     def generate(
         self, s: StreamExecutor, sampling_params: SglSamplingParams
@@ -345,6 +365,8 @@ class Endpoint(RuntimeEndpoint):
                 f"The server at {self.base_url} does not accept the API key. "
                 "Set CSPROTO_API_KEY to the key it was started with."
             )
+        if status in (404, 502, 504) or 300 <= status < 400:
+            return self._not_sglang(f"answers with the status {status} ({reason})")
         if status in (429, 503):
             return EngineBusy(
                 f"The server at {self.base_url} takes no request right now ({reason}). "
@@ -372,4 +394,5 @@ def _reason(data: bytes) -> str:
         error = body.get("error", body)
         return str(error.get("message", error) if isinstance(error, dict) else error)
     except (ValueError, AttributeError):
-        return data[:200].decode("utf-8", "replace") or "no reason given"
+        text = data[:200].decode("utf-8", "replace").strip()
+        return "a web page" if text.startswith("<") else text or "no reason given"
