@@ -126,7 +126,7 @@ def desk_on(
 
     handbook = shop or default_handbook()
     profile = profile or profile_of(str(endpoint.model_info["model_path"]))
-    sampling = dict(profile.sampling)
+    sampling: dict[str, float] = {**profile.sampling}
     if temperature is not None:
         sampling = {"temperature": temperature} | ({"top_p": settings.TOP_P} if temperature else {})
     guess = guesser(tuple(handbook.intents)) if profile.guess else no_guess
