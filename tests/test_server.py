@@ -225,7 +225,7 @@ def test_a_stalled_server_is_found_again_by_panel_and_page(
     from csproto.chat.engine import engine_state
 
     stalled = endpoint.with_options(endpoint.options)  # a copy
-    stalled.base_url = latched.url
+    stalled.base_url, stalled.api_key = latched.url, "k"  # as the state file says
     assert engine_state(make_assistant(on=stalled))["ok"]
 
 

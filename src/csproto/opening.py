@@ -49,6 +49,7 @@ def open_desk(
         from csproto.engine.endpoint import Endpoint  # imports sglang, which takes seconds
 
         endpoint = Endpoint(url, key)
+        endpoint.named = bool(base_url or settings.base_url())
         profile = profile_of(str(endpoint.model_info["model_path"]))
         if progress and not profile.prompt:  # a long one is built, and reading it takes time
             progress("the model reads its instructions")
@@ -126,7 +127,7 @@ def desk_on(
 
     handbook = shop or default_handbook()
     profile = profile or profile_of(str(endpoint.model_info["model_path"]))
-    sampling: dict[str, float] = {**profile.sampling}
+    sampling: dict[str, float] = {str(name): value for name, value in profile.sampling.items()}
     if temperature is not None:
         sampling = {"temperature": temperature} | ({"top_p": settings.TOP_P} if temperature else {})
     guess = guesser(tuple(handbook.intents)) if profile.guess else no_guess

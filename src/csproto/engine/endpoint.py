@@ -152,6 +152,8 @@ class Endpoint(RuntimeEndpoint):
     read_timeout: seconds for which the server may send nothing before EngineTimeout.
     """
 
+    named = False  # whether a user named this server, and no other one will do
+
     def __init__(
         self,
         base_url: str,
