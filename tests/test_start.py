@@ -95,6 +95,7 @@ def test_progress_shows_no_key() -> None:
         ("--api-key=secret", "CSPROTO_API_KEY"),
         ("--model-path", "--model in front of"),
         ("--admin-api-key", "made anew"),
+        ("--chat-template", "chat_template.jinja"),
     ],
 )
 def test_a_flag_that_would_be_swallowed_is_refused(flag: str, use: str) -> None:

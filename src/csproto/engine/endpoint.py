@@ -27,7 +27,8 @@ from sglang.lang.chat_template import ChatTemplate
 from sglang.lang.interpreter import StreamExecutor
 from sglang.lang.ir import SglSamplingParams
 
-from csproto.engine.chat_template import marks_of
+from csproto.engine.body import lines, reason_in
+from csproto.engine.chat_template import beginning_of, marks_of
 from csproto.engine.server import bearer
 from csproto.errors import CsprotoError
 
@@ -145,6 +146,20 @@ class CallOptions:
     stream_interval: int = 1
 
 
+@dataclass
+class OwnTemplate(ChatTemplate):
+    """A chat template of SGLang's frontend, with a text before the first message."""
+
+    beginning: str = ""
+
+    def get_prefix_and_suffix(
+        self, role: str, hist_messages: list[dict[str, Any]]
+    ) -> tuple[str, str]:
+        """Return what stands before and after a message that follows others."""
+        prefix, suffix = super().get_prefix_and_suffix(role, hist_messages)
+        return (prefix if hist_messages else self.beginning + prefix), suffix
+
+
 class Endpoint(RuntimeEndpoint):
     """A SGLang server at a URL. Raises EngineError if it does not answer.
 
@@ -170,10 +185,14 @@ class Endpoint(RuntimeEndpoint):
         self._timeout = urllib3.Timeout(connect=connect_timeout, read=read_timeout)
         self._pool = urllib3.PoolManager(maxsize=64, retries=False, headers=self._headers())
         self.model_info: dict[str, Any] = self.get_json("/model_info")
-        # SGLang would choose the template by the model's path, and wrongly for a local
-        # folder.
-        marks = marks_of(self.model_info["model_path"])
-        self.chat_template = ChatTemplate("by the tokenizer", None, marks)
+        self.chat_template = self._template()
+
+    def _template(self) -> ChatTemplate:
+        """Return the model's own template: SGLang's choice goes by the path, often wrongly."""
+        info = self.model_info
+        model = str(info.get("tokenizer_path") or info["model_path"])
+        marks = marks_of(model, info.get("architectures") or ())
+        return OwnTemplate("by the tokenizer", None, marks, beginning=beginning_of(model))
 
     def _headers(self) -> dict[str, str]:
         return {"Content-Type": "application/json"} | bearer(self.api_key)
@@ -198,7 +217,7 @@ class Endpoint(RuntimeEndpoint):
         try:
             return json.loads(data)
         except ValueError as error:
-            raise self._not_sglang(f"sends {_reason(data)} where JSON is due") from error
+            raise self._not_sglang(f"sends {reason_in(data)} where JSON is due") from error
 
     def _not_sglang(self, what: str) -> EngineUnreachable:
         """Return the error for an answer that does not come from SGLang."""
@@ -314,7 +333,7 @@ class Endpoint(RuntimeEndpoint):
         stop.watch(response)
         finished = False
         try:
-            for line in _lines(response):
+            for line in lines(response):
                 if line == b"data: [DONE]":
                     finished = True
                 elif line.startswith(b"data:"):
@@ -361,7 +380,7 @@ class Endpoint(RuntimeEndpoint):
 
     def _refusal(self, status: int, data: bytes) -> EngineError:
         """Return the EngineError for a status other than 200."""
-        reason = _reason(data)
+        reason = reason_in(data)
         if status in (401, 403):
             return WrongKey(
                 f"The server at {self.base_url} does not accept the API key. "
@@ -375,26 +394,3 @@ class Endpoint(RuntimeEndpoint):
                 "Wait a moment and send the message again."
             )
         return RequestRefused(f"The server refused the request ({status}): {reason}")
-
-
-def _lines(response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
-    """Yield the lines of a streamed body, each as soon as it is complete."""
-    rest = b""
-    for chunk in response.stream(2**16, decode_content=True):
-        *lines, rest = (rest + chunk).split(b"\n")
-        yield from lines
-    if rest:
-        yield rest
-
-
-def _reason(data: bytes) -> str:
-    """Return why a request was refused, from the body of the answer."""
-    try:
-        body = json.loads(data)
-        # When the queue is full or a request times out in it, the message is at the top
-        # level.
-        error = body.get("error", body)
-        return str(error.get("message", error) if isinstance(error, dict) else error)
-    except (ValueError, AttributeError):
-        text = data[:200].decode("utf-8", "replace").strip()
-        return "a web page" if text.startswith("<") else text or "no reason given"

@@ -35,6 +35,8 @@ OURS = {
     "--api-key": "the environment variable CSPROTO_API_KEY: every user of the machine can read "
     "a command line",
     "--admin-api-key": "nothing: it is made anew for each server",
+    "--chat-template": "a file chat_template.jinja in data/models/NAME, where NAME is the last "
+    "part of the model's id or path: the desk writes the messages itself",
 }
 WAKING = 3.0  # seconds to wait for `/health`; SGLang answers it after one second if all is well
 SHOWN = 90  # characters of a line of the log, as progress
