@@ -1,14 +1,17 @@
-"""A desk whose server changes: another model at its URL, another key, another server.
+"""What a desk asks of its server before any message, and what it does when the server changes.
 
 Small HTTP servers stand in for SGLang; none of them has to generate anything.
 """
 
+import gc
 import json
 import logging
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,8 @@ import pytest
 
 from csproto.chat import engine as chat_engine
 from csproto.chat.engine import endpoint_of, engine_state
+from csproto.desk.reader import read_ahead
+from csproto.desk.transcript import Message
 from csproto.engine.endpoint import Endpoint
 from csproto.opening import desk_on, open_desk
 from csproto.shop.orders import OrderApi
@@ -178,3 +183,26 @@ def test_nobody_waits_while_a_new_model_reads_its_instructions(
         time.sleep(0.05)
     assert found == {"ok": True, "model": "of/two"}
     assert after.warmed == ["two"], "read once, however often it was asked for"
+
+
+# The prompt that all customers share.
+
+
+def test_a_prompt_is_read_once_for_all_desks_that_are_made_at_the_same_time(serve, engine) -> None:
+    there = serve()
+    there.delay = 0.3
+    endpoint = Endpoint(there.url)
+    copies = [endpoint, *(endpoint.with_options(endpoint.options) for _ in range(5))]
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(lambda one: desk_on(one, OrderApi(engine)), copies))
+    assert there.warmed == ["one"]
+
+
+def test_an_endpoint_that_read_ahead_can_be_forgotten(serve) -> None:
+    there = serve()
+    endpoint = Endpoint(there.url)
+    read_ahead(endpoint, (Message("system", "hello"),))
+    known = weakref.ref(endpoint)
+    del endpoint
+    gc.collect()
+    assert known() is None

@@ -182,6 +182,8 @@ class Endpoint(RuntimeEndpoint):
         self.support_concate_and_append = True
         self.base_url, self.api_key, self.verify = base_url.rstrip("/"), api_key, None
         self.options = CallOptions()
+        # Prompts that were computed ahead. Copies of this object share both.
+        self.read, self.reading_ahead = set[str](), threading.Lock()
         self._timeout = urllib3.Timeout(connect=connect_timeout, read=read_timeout)
         self._pool = urllib3.PoolManager(maxsize=64, retries=False, headers=self._headers())
         self.model_info: dict[str, Any] = self.get_json("/model_info")
