@@ -243,8 +243,37 @@ def test_the_record_of_a_model_becomes_a_row(tmp_path: Path) -> None:
     kept = models.record(figures, Profile(similar=8), ["outside, odd half"], workers=2)
     assert kept["figures"]["unwanted_writes"] == {"count": 1, "ids": ["x-1:1"]}
     assert "你好" not in json.dumps(kept, ensure_ascii=False)
-    models.write_record(models.record_file("some-model", tmp_path), kept)
+    models.write_record(models.record_file("Some-Model", tmp_path), kept)
     page = models.page(tmp_path)
-    assert "| some-model, 8 similar lines | 1 (outside, odd half) | 100.0% | 100.0% |" in page
+    assert "| Some-Model, 8 similar lines | 1 (outside, odd half) | 100.0% | 100.0% |" in page
     with pytest.raises(CsprotoError, match="no name"):
         models.record_file("../elsewhere", tmp_path)
+
+
+def recorded(tmp_path: Path, name: str, *rows: dict[str, Any], **how: Any) -> str:
+    """Return the page with the record of one model on it."""
+    kept = models.record(Report(list(rows)).as_dict(), Profile(limits=Limits(0.5)), [], 1, **how)
+    models.write_record(models.record_file(name, tmp_path), kept)
+    return models.page(tmp_path)
+
+
+def test_the_page_says_how_a_model_was_played(tmp_path: Path) -> None:
+    usual = recorded(tmp_path, "usual", turn("a"))
+    assert "| usual | 1 (" in usual
+    page = recorded(tmp_path, "other", turn("a"), temperature=0.7, repeat=4, calibrated=True)
+    assert "| other, temperature 0.7, each case 4 times, without limits | 1 (" in page
+
+
+def test_the_row_of_what_is_missing_goes_when_it_is_measured(tmp_path: Path) -> None:
+    page = recorded(tmp_path, "other", turn("a"))
+    assert "| Qwen2.5-7B-Instruct | not yet" in page
+    assert {row.count("|") for row in page.splitlines() if row.startswith("|")} == {13}
+    page = recorded(tmp_path, "qwen2.5-7b-instruct", turn("a"))
+    assert "not yet" not in page
+
+
+def test_a_model_that_answered_nothing_has_a_row_all_the_same(tmp_path: Path) -> None:
+    row = {"id": "a", "lang": "en", "turn": 1, "text": "hi", "error": "ValueError: no JSON"}
+    row |= {"expect": {"intent": "other"}, "right": {"intent": False}, "writes": []}
+    page = recorded(tmp_path, "silent", row)
+    assert "| silent | 1 () | 0.0% |" in page

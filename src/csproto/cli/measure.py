@@ -143,7 +143,16 @@ def evaluate_command(
     if record_file:
         sets = [path.stem for path in data or measure.SETS.values()]
         sets = [f"{name}, {half.value} half" if half else name for name in sets]
-        models.write_record(record_file, models.record(figures, profile, sets, workers))
+        kept = models.record(
+            figures,
+            profile,
+            sets,
+            workers,
+            temperature=temperature,
+            repeat=repeat,
+            calibrated=calibrate is not None,
+        )
+        models.write_record(record_file, kept)
         err.print(f"The figures are kept in {record_file}.")
     if write_profile:
         err.print(f"The limits are written to {measure.write_limits(model_path, limits)}.")
