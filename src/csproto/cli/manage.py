@@ -82,12 +82,16 @@ def web(
 
 
 @app.command()
-def doctor() -> None:
+def doctor(
+    model: Annotated[
+        str | None, typer.Option(help="A model folder or a hub id: does it fit this machine?")
+    ] = None,
+) -> None:
     """Say what is installed, what is missing, and the command that repairs it."""
     from csproto.engine.doctor import checks
 
     bad = 0
-    for check in checks():
+    for check in checks(model):
         mark = "[green]ok[/green]  " if check.ok else "[red]miss[/red]"
         out.print(f"{mark} {check.what}: {check.found}")
         if not check.ok:

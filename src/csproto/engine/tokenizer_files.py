@@ -71,10 +71,10 @@ def tokenizer_files(model: str) -> TokenizerFiles | None:
         return TokenizerFiles(config, template, vocabulary)
     if model.startswith((".", "/")):
         return None
-    config, template = (_from_hub(model, name) for name in NAMES)
+    config, template = (from_hub(model, name) for name in NAMES)
     if not config and not template:
         return None
-    return TokenizerFiles(config, template, _from_hub(model, VOCABULARY, download=False))
+    return TokenizerFiles(config, template, from_hub(model, VOCABULARY, download=False))
 
 
 def _first(folders: list[Path], name: str) -> Path | None:
@@ -82,7 +82,7 @@ def _first(folders: list[Path], name: str) -> Path | None:
     return next((f / name for f in folders if (f / name).is_file()), None)
 
 
-def _from_hub(model: str, name: str, download: bool = True) -> Path | None:
+def from_hub(model: str, name: str, download: bool = True) -> Path | None:
     """Return a file of a model on the hub; None if it has none, or cannot be reached."""
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
