@@ -1,7 +1,8 @@
 # `make help` lists the targets. Each one that needs the environment sets it up first.
 PYTHON ?= python3
-GPU ?= 0
 VENV := .venv
+# After `make setup GPU=1` every target keeps the CUDA packages; GPU=0 goes back to the CPU.
+GPU ?= $(shell cat $(VENV)/.gpu 2>/dev/null || echo 0)
 VLLM := .venv-vllm
 RUN := $(VENV)/bin
 STAMP := $(VENV)/.ready-$(GPU)
@@ -17,6 +18,7 @@ help: ## list the targets
 setup: $(STAMP) ## environment in .venv (GPU=1 for the official CUDA packages)
 
 $(STAMP): pyproject.toml requirements/cpu.txt requirements/gpu.txt requirements/sglang.txt requirements/dev.txt requirements/setup.py
+	@mkdir -p $(VENV) && echo $(GPU) > $(VENV)/.gpu && rm -f $(VENV)/.ready-*
 	$(PYTHON) requirements/setup.py --venv $(VENV) $(if $(filter 1,$(GPU)),--gpu)
 	@touch $@
 

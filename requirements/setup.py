@@ -38,6 +38,8 @@ def main() -> None:
         pip(python, "install", "--no-deps", "-r", HERE / "vllm.txt")
         return
     if options.gpu:
+        if has_cpu_torch(python):  # pip would take it for the release that SGLang asks for
+            pip(python, "uninstall", "--yes", "torch", "torchvision")
         pip(python, "install", "-r", HERE / "gpu.txt")
     else:
         install_for_cpu(python)

@@ -24,7 +24,7 @@ from csproto.desk.case import Decision
 from csproto.desk.handbook import default_handbook
 from csproto.desk.triage import Triage, Wish
 from csproto.desk.turn import Turn
-from csproto.engine.endpoint import Usage
+from csproto.engine.endpoint import CallOptions, Usage
 from csproto.errors import CsprotoError
 from csproto.measure.bench import engines, figures, pictures
 from csproto.measure.bench.alone import prompts
@@ -248,12 +248,13 @@ def test_vllm_is_asked_for_the_same_and_answers_in_the_same_form(
             "usage": {"prompt_tokens": 7, "completion_tokens": 2},
         },
     ]
+    root = str(settings.MINI_MODEL)
     monkeypatch.setattr(
-        TimedEndpoint, "get_json", lambda self, path: {"data": [{"id": "m", "root": "/m"}]}
+        TimedEndpoint, "get_json", lambda self, path: {"data": [{"id": "m", "root": root}]}
     )
     monkeypatch.setattr(TimedEndpoint, "_events", lambda self, body: iter(events))
     endpoint = VllmEndpoint("http://127.0.0.1:1")
-    assert (endpoint.model_name, endpoint.model_info["model_path"]) == ("m", "/m")
+    assert (endpoint.model_name, endpoint.model_info["model_path"]) == ("m", root)
     (_, last) = endpoint._events({})
     assert last["text"] == "{}"
     assert last["meta_info"]["output_token_logprobs"] == [(-0.1, None, "{"), (-0.2, None, "}")]
@@ -274,6 +275,29 @@ def test_vllm_is_asked_for_the_same_and_answers_in_the_same_form(
         "cache_salt": "arm",
         "logprobs": 5,
     }
+    warms = endpoint._for_vllm({"text": "hi", "sampling_params": {"max_new_tokens": 0}})
+    assert warms["max_tokens"] == 1, "vLLM refuses 0"
+
+
+def test_what_is_read_ahead_for_an_arm_is_found_by_the_arm(monkeypatch) -> None:
+    sent: list[dict] = []
+    info = {"model_path": str(settings.MINI_MODEL)}
+    monkeypatch.setattr(TimedEndpoint, "get_json", lambda self, path: info)
+    monkeypatch.setattr(TimedEndpoint, "post", lambda self, path, body: sent.append(body))
+    endpoint = TimedEndpoint("http://127.0.0.1:1", arm="c")
+    endpoint.warm("hi")
+    endpoint.with_options(CallOptions(cache_salt="C001")).cache_prefix("hi")
+    TimedEndpoint("http://127.0.0.1:1").warm("hi")
+    assert [body.get("cache_salt") for body in sent] == ["c", "c:C001", None]
+
+
+def test_the_context_holds_the_long_prompt_if_the_model_can(tmp_path) -> None:
+    """Qwen's prompt from the wish files has 4,667 tokens."""
+    assert engines.context_of("Qwen/Qwen2.5-7B-Instruct") == 16384
+    assert engines.context_of(str(settings.MINI_MODEL)) == 4096
+    (tmp_path / "config.json").write_text('{"max_position_embeddings": 32768}')
+    assert engines.context_of(str(tmp_path)) == 16384
+    assert f"--context-length {engines.CONTEXT}" in (ROOT / "docs/performance.md").read_text()
 
 
 def test_memory_counts_files_in_full_and_shared_pages_once() -> None:
@@ -394,7 +418,9 @@ def test_an_arm_without_the_grammar_takes_the_same_steps(server, engine, name: s
 def test_claims_and_replies_that_do_not_fit_are_no_reason_to_stop(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(TimedEndpoint, "get_json", lambda self, path: {"model_path": "/m"})
+    monkeypatch.setattr(
+        TimedEndpoint, "get_json", lambda self, path: {"model_path": str(settings.MINI_MODEL)}
+    )
     reader = ByHand(TimedEndpoint("http://127.0.0.1:1"), default_handbook().intents, {})
     for raw, kept in (
         ('{"amount":"99","times":2,"x":1}', {"amount": "99", "times": 2}),

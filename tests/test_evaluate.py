@@ -1,18 +1,22 @@
 """The figures that an evaluation draws from its turns."""
 
+import inspect
 import json
+import os
+import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
+from csproto.desk import profile
 from csproto.desk.profile import Profile, profile_of
 from csproto.desk.state import Limits
 from csproto.errors import CsprotoError
 from csproto.measure import models
 from csproto.measure.baselines import Keywords
 from csproto.measure.cases import BadCases, Case
-from csproto.measure.evaluate import half, limits_for, write_limits
+from csproto.measure.evaluate import half, limits_file, limits_for, write_limits
 from csproto.measure.play import play_all
 from csproto.measure.report import Report
 from csproto.measure.statistics import wilson
@@ -113,8 +117,65 @@ def test_written_limits_leave_the_rest_of_a_profile_alone(tmp_path: Path) -> Non
     (tmp_path / "csproto.json").write_text(before.model_dump_json(), encoding="utf-8")
     write_limits(str(tmp_path), Limits(0.4, 0.9))
     assert profile_of(tmp_path) == before.model_copy(update={"limits": Limits(0.4, 0.9)})
-    with pytest.raises(CsprotoError, match="no folder on this machine"):
-        write_limits("someone/model-7b", Limits())
+
+
+@pytest.fixture
+def profiles(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A folder of profiles with the default one alone."""
+    folder = tmp_path / "models"
+    folder.mkdir()
+    shutil.copy(profile.FOLDER / profile.DEFAULT, folder)
+    monkeypatch.setattr(profile, "FOLDER", folder)
+    return folder
+
+
+@pytest.mark.parametrize("model", ["someone/model-7B", "/srv/elsewhere/model-7B"])
+def test_a_model_without_a_folder_here_has_limits_too(profiles: Path, model: str) -> None:
+    assert profile_of(model) == Profile(limits=Limits(0.5, 0.8))
+    assert write_limits(model, Limits(0.4, 0.9)) == profiles / "model-7B.yaml"
+    assert profile_of(model) == Profile(limits=Limits(0.4, 0.9))
+    assert profile_of("someone/model-8B").limits == Limits(0.5, 0.8)
+
+
+def test_limits_that_cannot_be_written_are_refused_before_the_hours_of_measuring(
+    profiles: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, _: path != profiles)  # the tests may run as root
+    with pytest.raises(CsprotoError, match="not writable"):
+        limits_file("someone/model-7B")
+
+
+def test_what_a_profile_leaves_out_is_as_in_the_default_one(tmp_path: Path) -> None:
+    """A model whose file says nothing of limits still asks back."""
+    (tmp_path / "csproto.json").write_text('{"sampling": {"temperature": 0.7, "top_k": 20}}')
+    found = profile_of(tmp_path)
+    assert found.limits == profile_of("of nobody").limits == Limits(0.5, 0.8)
+    assert isinstance(found.sampling["top_k"], int), "SGLang takes no 20.0"
+    (tmp_path / "csproto.json").write_text('{"limits": {"answering": 0.6}}')
+    assert profile_of(tmp_path).limits == Limits(0.6, 0.8)
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ('{"sampling": {"repetition_penalty": 1.05}}', "repetition_penalty"),
+        ('{"sampling": {"max_new_tokens": 5}}', "max_new_tokens"),
+        ("[1]", "no list of names"),
+        ("{", "csproto.json"),
+    ],
+)
+def test_a_profile_that_would_fail_in_the_first_turn_is_refused(
+    tmp_path: Path, text: str, word: str
+) -> None:
+    (tmp_path / "csproto.json").write_text(text)
+    with pytest.raises(profile.ProfileError, match=word):
+        profile_of(tmp_path)
+
+
+def test_every_sampling_parameter_of_a_profile_is_one_of_sglangs_frontend() -> None:
+    from sglang.lang.ir import SglFunction
+
+    assert set(get_args(profile.Sampling)) <= set(inspect.signature(SglFunction.run).parameters)
 
 
 def case(number: str, customer: str = "C001") -> Case:
@@ -182,8 +243,37 @@ def test_the_record_of_a_model_becomes_a_row(tmp_path: Path) -> None:
     kept = models.record(figures, Profile(similar=8), ["outside, odd half"], workers=2)
     assert kept["figures"]["unwanted_writes"] == {"count": 1, "ids": ["x-1:1"]}
     assert "你好" not in json.dumps(kept, ensure_ascii=False)
-    models.write_record(models.record_file("some-model", tmp_path), kept)
+    models.write_record(models.record_file("Some-Model", tmp_path), kept)
     page = models.page(tmp_path)
-    assert "| some-model, 8 similar lines | 1 (outside, odd half) | 100.0% | 100.0% |" in page
+    assert "| Some-Model, 8 similar lines | 1 (outside, odd half) | 100.0% | 100.0% |" in page
     with pytest.raises(CsprotoError, match="no name"):
         models.record_file("../elsewhere", tmp_path)
+
+
+def recorded(tmp_path: Path, name: str, *rows: dict[str, Any], **how: Any) -> str:
+    """Return the page with the record of one model on it."""
+    kept = models.record(Report(list(rows)).as_dict(), Profile(limits=Limits(0.5)), [], 1, **how)
+    models.write_record(models.record_file(name, tmp_path), kept)
+    return models.page(tmp_path)
+
+
+def test_the_page_says_how_a_model_was_played(tmp_path: Path) -> None:
+    usual = recorded(tmp_path, "usual", turn("a"))
+    assert "| usual | 1 (" in usual
+    page = recorded(tmp_path, "other", turn("a"), temperature=0.7, repeat=4, calibrated=True)
+    assert "| other, temperature 0.7, each case 4 times, without limits | 1 (" in page
+
+
+def test_the_row_of_what_is_missing_goes_when_it_is_measured(tmp_path: Path) -> None:
+    page = recorded(tmp_path, "other", turn("a"))
+    assert "| Qwen2.5-7B-Instruct | not yet" in page
+    assert {row.count("|") for row in page.splitlines() if row.startswith("|")} == {13}
+    page = recorded(tmp_path, "qwen2.5-7b-instruct", turn("a"))
+    assert "not yet" not in page
+
+
+def test_a_model_that_answered_nothing_has_a_row_all_the_same(tmp_path: Path) -> None:
+    row = {"id": "a", "lang": "en", "turn": 1, "text": "hi", "error": "ValueError: no JSON"}
+    row |= {"expect": {"intent": "other"}, "right": {"intent": False}, "writes": []}
+    page = recorded(tmp_path, "silent", row)
+    assert "| silent | 1 () | 0.0% |" in page

@@ -12,7 +12,13 @@ from transformers import AutoTokenizer
 from csproto import settings
 from csproto.desk.handbook import default_handbook
 from csproto.desk.triage import grammar
-from csproto.engine.grammar_cache import KEPT, compile_without_cache
+from csproto.engine.grammar_cache import (
+    BYTES,
+    KEPT,
+    compile_without_cache,
+    forget_the_oldest,
+    size_of,
+)
 
 
 def grammar_of(text: str) -> str:
@@ -72,3 +78,27 @@ def test_the_compiler_keeps_nothing_whoever_made_it() -> None:
         backend.dispatch_ebnf(grammar_of("再见"))
         assert backend.grammar_compiler.get_cache_size_bytes() == 0
         backend.reset()  # what `/flush_cache` does must not bring the cache back
+
+
+def test_compiled_grammars_are_bounded_by_their_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large vocabulary makes each one larger: 256 of them could take 1.8 GB."""
+    from sglang.srt.constrained.xgrammar_backend import XGrammarGrammarBackend
+
+    tokenizer = AutoTokenizer.from_pretrained(settings.MINI_MODEL)
+    backend = XGrammarGrammarBackend(tokenizer, vocab_size=len(tokenizer))
+    compile_without_cache(backend)
+    compiled = [backend.dispatch_ebnf(grammar_of(f"第{n}次问")) for n in range(6)]
+    sizes = [size_of(grammar) for grammar in compiled]
+    assert min(sizes) > 10_000
+    assert size_of(object()) == 0
+    monkeypatch.setattr("csproto.engine.grammar_cache.BYTES", sum(sizes[:3]))
+    for place, one in enumerate(compiled):
+        backend.set_cache(("ebnf", str(place)), one)
+        forget_the_oldest(None, backend)
+        assert sum(map(size_of, backend.cache.values())) <= sum(sizes[:3])
+        assert ("ebnf", str(place)) in backend.cache
+    assert len(backend.cache) >= 2
+    monkeypatch.setattr("csproto.engine.grammar_cache.BYTES", 1)
+    forget_the_oldest(None, backend)
+    assert list(backend.cache) == [("ebnf", "5")], "the newest one stays, whatever its size"
+    assert BYTES > KEPT * 2**19, "the shipped model keeps as many as before"

@@ -68,6 +68,10 @@ def test_a_shop_with_fewer_wishes_gets_guesses_about_these_alone() -> None:
     assert set(few("我要退货")) <= {"invoice", "other"}
 
 
+def test_a_shop_whose_wishes_the_classifier_does_not_know_gets_no_guesses() -> None:
+    assert guesser(("wish_of_another_shop",))("我要退货") == {}
+
+
 def test_the_model_reads_the_guess_before_the_message_and_the_transcript_keeps_it(engine) -> None:
     seen, script = watching()
     desk = scripted(OrderApi(engine), says("other"), script=script, guess=lambda _: {"other": 90})

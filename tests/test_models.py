@@ -1,16 +1,17 @@
 """Any model: examples that are similar to a message, and the figures kept of a model."""
 
+import copy
 import json
 
 import pytest
 from scripted import says, scripted, watching
 
-from csproto.desk.handbook import default_handbook
+from csproto.desk.handbook import HandbookError, default_handbook
 from csproto.desk.profile import Profile, profile_of
 from csproto.desk.prompt import prompt_messages
 from csproto.desk.reader import read_ahead
 from csproto.desk.transcript import Message
-from csproto.measure import models
+from csproto.measure import models, wishes
 from csproto.minimodel.classifier import labelled_lines
 from csproto.minimodel.similar import SimilarLines
 from csproto.shop.orders import OrderApi
@@ -67,3 +68,41 @@ def test_the_page_of_models_is_up_to_date() -> None:
     assert models.PAGE.read_text(encoding="utf-8") == models.page(), (
         "docs/models.md is out of date. Run `python -m csproto.measure.models`."
     )
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"order": "999999"}, "none of the example orders"),
+        ({"after": "no.such.rule"}, "no.such.rule"),
+        ({"after": "urge.paid"}, "urge.paid"),  # asks nothing
+    ],
+)
+def test_an_example_that_cannot_be_put_into_the_prompt_is_named(change: dict, why: str) -> None:
+    handbook = copy.copy(default_handbook())
+    example = next(e for e in handbook.examples if e.after)
+    handbook.examples = [example.model_copy(update=change)]
+    with pytest.raises(HandbookError, match=why) as told:
+        prompt_messages(Profile(), handbook)
+    assert repr(example.text) in str(told.value)
+
+
+def test_a_question_with_facts_that_an_example_has_not_is_named() -> None:
+    handbook = copy.copy(default_handbook())
+    example = next(e for e in handbook.examples if e.after)
+    rule = handbook.rules[example.after]
+    asks = {language: ["Register {deadline}?"] for language in rule.ask}
+    handbook.rules = {**handbook.rules, example.after: rule.model_copy(update={"ask": asks})}
+    handbook.examples = [example]
+    with pytest.raises(HandbookError, match="deadline"):
+        prompt_messages(Profile(), handbook)
+
+
+def test_the_page_of_wishes_says_that_all_conditions_must_hold() -> None:
+    """`State.candidates` takes an order only if every field fits."""
+    handbook = default_handbook()
+    two = [wish for wish in handbook.wishes.values() if len(wish.fits) > 1]
+    assert two
+    for wish in two:
+        fits = " and ".join(f"{name} {', '.join(v)}" for name, v in wish.fits.items())
+        assert f"it can be about an order with: {fits}\n" in wishes.page(handbook)

@@ -22,23 +22,17 @@ import psutil
 import pytest
 
 from csproto import settings
-from csproto.engine.server import (
-    NoServer,
-    Server,
-    ServerFailed,
-    answers,
-    find,
-    mask,
-    read_state,
-    remove_state,
-    write_state,
-)
+from csproto.engine import hardware
+from csproto.engine.running import find, read_state, remove_state, write_state
+from csproto.engine.server import NoServer, Server, ServerFailed, answers, mask
 
 IMPORTS = """
 from csproto.engine.cpu import make_torchvision_importable
 make_torchvision_importable()
 import sglang.srt.entrypoints.http_server
 """
+
+GPU = "0, GPU-1, NVIDIA H200, 143771, 143000, 580.65.06, 9.0"  # a line of `nvidia-smi`
 
 START_AND_WAIT = """
 import sys, time
@@ -75,7 +69,14 @@ def test_nothing_is_left_when_the_owner_is_killed() -> None:
     assert gone(processes, 10)
 
 
-def test_a_server_starts_in_time_and_stops_completely(tmp_path: Path) -> None:
+def test_a_server_starts_in_time_and_stops_completely(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    # A driver that lists a GPU does not make torch use it: the CPU plug-in serves, and the
+    # KV pool must be as small as it is without the driver.
+    (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\necho '{GPU}'\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     with Server(log=tmp_path / "server.log") as server:
         assert server.process is not None
         assert server.startup_seconds is not None
@@ -90,6 +91,10 @@ def test_a_server_starts_in_time_and_stops_completely(tmp_path: Path) -> None:
         assert server.admin_key not in words
         assert (server.log.stat().st_mode & 0o777) == 0o600
         assert server.api_key not in server.log_tail(10_000)
+        headers = {"Authorization": f"Bearer {server.api_key}"}
+        about = httpx.get(f"{server.base_url}/server_info", headers=headers).json()
+        if hardware.torch_cuda() is None:
+            assert (about["device"], about["max_total_tokens"]) == ("cpu", 32768)
     assert gone(processes, 10)
 
 
@@ -220,7 +225,7 @@ def test_a_stalled_server_is_found_again_by_panel_and_page(
     from csproto.chat.engine import engine_state
 
     stalled = endpoint.with_options(endpoint.options)  # a copy
-    stalled.base_url = latched.url
+    stalled.base_url, stalled.api_key = latched.url, "k"  # as the state file says
     assert engine_state(make_assistant(on=stalled))["ok"]
 
 
@@ -316,7 +321,7 @@ def test_after_a_stall_of_25_seconds_everything_works_again(
 
 def test_other_commands_find_the_server_that_serve_runs(tmp_path: Path) -> None:
     state = tmp_path / "state.json"
-    environment = {**os.environ, "CSPROTO_STATE": str(state)}
+    environment = {**os.environ, "CSPROTO_STATE": str(state), "CSPROTO_API_KEY": "chosen"}
     environment.pop("CSPROTO_BASE_URL", None)
     process = subprocess.Popen(
         # A shell makes processes in the background ignore Ctrl-C, which is needed
@@ -329,7 +334,12 @@ def test_other_commands_find_the_server_that_serve_runs(tmp_path: Path) -> None:
     try:
         assert process.stdout is not None
         assert "is ready at" in process.stdout.readline()
+        assert "the one in CSPROTO_API_KEY" in process.stdout.readline()
         assert state.stat().st_mode & 0o777 == 0o600
+        written = json.loads(state.read_text())
+        assert written["api_key"] == "chosen"
+        refused = httpx.get(f"{written['base_url']}/model_info")
+        assert refused.status_code == 401
         ask = [sys.executable, "-m", "csproto.cli", "ask", "我的订单789012到哪了", "--json"]
         answer = subprocess.run(
             ask, env=environment, capture_output=True, text=True, timeout=120, check=True

@@ -1,15 +1,17 @@
 """Makes a desk from a model server, a database and a handbook."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from functools import cache, partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from csproto import settings
 from csproto.desk.handbook import Handbook, default_handbook
 from csproto.desk.profile import Profile, profile_of
-from csproto.engine.server import Progress, Server, find
+from csproto.engine.running import find, running_model
+from csproto.engine.server import Progress, Server
 from csproto.errors import CsprotoError
 from csproto.shop.contract import OrderSystem
 from csproto.shop.database import open_database
@@ -34,7 +36,7 @@ def open_desk(
 
     base_url: the model server to use. Unless given, the desk uses a server that is
         running, or starts one for `model`.
-    model: the model that the server runs.
+    model: the model to start. A server that is running must run this one.
     database: a SQLAlchemy URL; the demo database unless given.
     shop: the handbook; the demo shop's unless given.
     faults: faults of the order system to simulate.
@@ -47,6 +49,7 @@ def open_desk(
         from csproto.engine.endpoint import Endpoint  # imports sglang, which takes seconds
 
         endpoint = Endpoint(url, key)
+        endpoint.named = bool(base_url or settings.base_url())
         profile = profile_of(str(endpoint.model_info["model_path"]))
         if progress and not profile.prompt:  # a long one is built, and reading it takes time
             progress("the model reads its instructions")
@@ -63,6 +66,8 @@ def connected(
     `open_desk`.
     """
     if found := find(base_url):
+        if model:
+            _check_model(found[0], running_model(*found), model)
         yield found
         return
     if progress:
@@ -73,6 +78,23 @@ def connected(
         yield server.base_url, server.api_key
     finally:
         server.stop()
+
+
+def _check_model(url: str, running: Mapping[str, str], wanted: str) -> None:
+    """Raise CsprotoError if a server runs another model than the one that is wanted."""
+    path = running.get("model_path")
+    if path is None:
+        return  # the first call says what is wrong with this server
+    if Path(path).is_dir() and Path(wanted).is_dir():
+        same = Path(path).samefile(wanted)
+    else:
+        same = wanted in (path, running.get("served_model_name"))
+    if not same:
+        raise CsprotoError(
+            f"The model {wanted} is asked for, and the server at {url} runs {path}. "
+            "Stop that server (Ctrl-C where `csproto serve` runs), name "
+            "another one with --base-url, or leave --model out to use it."
+        )
 
 
 def desk_on(
@@ -105,7 +127,7 @@ def desk_on(
 
     handbook = shop or default_handbook()
     profile = profile or profile_of(str(endpoint.model_info["model_path"]))
-    sampling = dict(profile.sampling)
+    sampling: dict[str, float] = {str(name): value for name, value in profile.sampling.items()}
     if temperature is not None:
         sampling = {"temperature": temperature} | ({"top_p": settings.TOP_P} if temperature else {})
     guess = guesser(tuple(handbook.intents)) if profile.guess else no_guess

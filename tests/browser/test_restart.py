@@ -8,7 +8,8 @@ import pytest
 from talking import idle, say, states
 
 from csproto.engine.endpoint import Endpoint
-from csproto.engine.server import Server, write_state
+from csproto.engine.running import write_state
+from csproto.engine.server import Server
 
 
 @pytest.mark.timeout(900)

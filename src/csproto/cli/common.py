@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -39,9 +40,10 @@ def progress() -> Iterator[Any]:
             key = text.split(":", maxsplit=1)[0]
             if key not in said:
                 said.add(key)
-                err.print(text)
+                err.print(text, markup=False)
 
         yield say
         return
     with err.status("") as status:
-        yield status.update
+        # A line of a log may hold what rich would take for markup.
+        yield lambda text: status.update(escape(text))

@@ -35,9 +35,13 @@ def serve(
         list[str] | None, typer.Argument(help="After `--`: further flags for sglang.launch_server.")
     ] = None,
 ) -> None:
-    """Run a SGLang server until Ctrl-C or SIGTERM. The other commands and the notebooks find it."""
+    """Run a SGLang server until Ctrl-C or SIGTERM. The other commands and the notebooks find it.
+
+    Its key is the one in CSPROTO_API_KEY, or else a random one.
+    """
     from csproto import logs
-    from csproto.engine.server import Server, read_state, remove_state, write_state
+    from csproto.engine.running import read_state, remove_state, write_state
+    from csproto.engine.server import Server
 
     logs.configure()
     signal.signal(signal.SIGTERM, _interrupt)
@@ -46,16 +50,19 @@ def serve(
             f"A server is already running at {running['base_url']} (pid {running['pid']}). "
             "Use it, or stop it with Ctrl-C where it runs."
         )
-    server = Server(model, port=port, extra=extra or []).start()
+    key = settings.api_key()
+    server = Server(model, port=port, extra=extra or [], api_key=key).start()
     try:
         with progress() as say:
             server.wait_ready(progress=say)
-        write_state(server)
+        state = write_state(server)
         logger.info("%s is ready at %s", server.served_name, server.base_url)
         out.print(
             f"{server.served_name} is ready at {server.base_url} after "
             f"{server.startup_seconds:.0f} s. Log: {server.log}. Ctrl-C ends it."
         )
+        whose = "the one in CSPROTO_API_KEY" if key else f"`api_key` in {state}"
+        out.print(f"Its key is {whose}; commands on this machine read it by themselves.")
         try:
             assert server.process is not None
             code = server.process.wait()
@@ -95,12 +102,16 @@ def web(
 
 
 @app.command()
-def doctor() -> None:
+def doctor(
+    model: Annotated[
+        str | None, typer.Option(help="A model folder or a hub id: does it fit this machine?")
+    ] = None,
+) -> None:
     """Say what is installed, what is missing, and the command that repairs it."""
     from csproto.engine.doctor import checks
 
     bad = 0
-    for check in checks():
+    for check in checks(model):
         mark = "[green]ok[/green]  " if check.ok else "[red]miss[/red]"
         out.print(f"{mark} {check.what}: {check.found}")
         if not check.ok:

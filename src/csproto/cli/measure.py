@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from csproto.measure.report import Report
 
 Temperature = Annotated[float, typer.Option(help="0 takes the likeliest token each time.")]
-Model = Annotated[str | None, typer.Option(help="The model to start when no server runs.")]
+Model = Annotated[
+    str | None, typer.Option(help="The model to start; a server that runs must run this one.")
+]
 Workers = Annotated[int, typer.Option(help="Conversations at once.")]
 
 
@@ -100,12 +102,17 @@ def evaluate_command(
     record_file = models.record_file(record) if record else None
     if write_profile and calibrate is None:
         raise typer.BadParameter("--write-profile needs --calibrate.")
+    for path in filter(None, (out_file, picture)):
+        if not path.parent.is_dir():
+            raise CsprotoError(f"{path} cannot be written: there is no folder {path.parent}.")
     cases = [case for path in data or measure.SETS.values() for case in load_cases(path)]
     if half:
         cases = measure.half(cases, half.value)
     with _endpoint(base_url, model) as endpoint, _bar("evaluating", len(cases) * repeat) as done:
         model_path = str(endpoint.model_info["model_path"])
         profile = profile_of(model_path)
+        if write_profile:
+            measure.limits_file(model_path)
         if calibrate is not None:
             profile = profile.model_copy(update={"limits": SURE})
         if similar is not None:
@@ -129,8 +136,6 @@ def evaluate_command(
     if calibrate is not None:
         limits = measure.limits_for(report, calibrate)
         figures["limits"] = vars(limits)
-        if write_profile:
-            err.print(f"The limits are written to {measure.write_limits(model_path, limits)}.")
     if baselines:
         from csproto.measure.baselines import baseline_figures
 
@@ -138,8 +143,19 @@ def evaluate_command(
     if record_file:
         sets = [path.stem for path in data or measure.SETS.values()]
         sets = [f"{name}, {half.value} half" if half else name for name in sets]
-        models.write_record(record_file, models.record(figures, profile, sets, workers))
+        kept = models.record(
+            figures,
+            profile,
+            sets,
+            workers,
+            temperature=temperature,
+            repeat=repeat,
+            calibrated=calibrate is not None,
+        )
+        models.write_record(record_file, kept)
         err.print(f"The figures are kept in {record_file}.")
+    if write_profile:
+        err.print(f"The limits are written to {measure.write_limits(model_path, limits)}.")
     if as_json:
         print(json.dumps(figures, ensure_ascii=False))
         return

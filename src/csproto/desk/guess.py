@@ -58,6 +58,11 @@ class FirstGuess:
         self._vectorizer = vectorizer(vocabulary=ngrams)
         self._vectorizer.idf_ = idf
 
+    @property
+    def known(self) -> list[str]:
+        """The intents that can be guessed."""
+        return list(self._intents)
+
     def __call__(self, text: str) -> dict[str, int]:
         """Return the likeliest intents and how likely each is, in tens of percent.
 
@@ -98,9 +103,13 @@ class FirstGuess:
 
 
 @cache
-def guesser(known: tuple[str, ...]) -> FirstGuess:
-    """Return the shipped classifier for these intents. Loaded once: it takes a second."""
-    return FirstGuess.load(known)
+def guesser(known: tuple[str, ...]) -> Guess:
+    """Return the shipped classifier for these intents. Loaded once: it takes a second.
+
+    If it knows none of them, nothing is guessed.
+    """
+    guess = FirstGuess.load(known)
+    return guess if guess.known else no_guess
 
 
 def _percent(share: float) -> int:

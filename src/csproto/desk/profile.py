@@ -1,11 +1,12 @@
 """The settings with which the desk uses one model: prompt, limits and sampling.
 
-They are in `csproto.json` beside the model's weights. A model without this file gets
-`data/models/default.yaml`.
+They are in `csproto.json` beside the model's weights, or, for a model that is not in a
+folder of this machine, in `data/models/NAME.yaml`, where NAME is the last part of its id
+or path. What they leave out comes from `data/models/default.yaml`.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -15,7 +16,14 @@ from csproto.errors import CsprotoError
 from csproto.settings import DATA
 
 FILE = "csproto.json"
-DEFAULT = DATA / "models" / "default.yaml"
+FOLDER = DATA / "models"
+DEFAULT = "default.yaml"  # in FOLDER
+
+# What SGLang's frontend can ask for with every call. The stop tokens and the lengths are
+# the desk's own business.
+Sampling = Literal[
+    "temperature", "top_p", "top_k", "min_p", "frequency_penalty", "presence_penalty"
+]
 
 
 class ProfileError(CsprotoError):
@@ -36,22 +44,44 @@ class Profile(BaseModel):
 
     prompt: str = ""
     limits: Limits = SURE
-    sampling: dict[str, float] = {"temperature": 0.0}
+    sampling: dict[Sampling, int | float] = {"temperature": 0.0}  # top_k must stay an int
     guess: bool = False
     similar: int = Field(default=0, ge=0, le=50)
 
 
 def profile_of(model: str | Path) -> Profile:
-    """Return a model's profile: the one in its folder, or else the default one.
+    """Return a model's profile, with the default one for what it leaves out.
 
     Raises ProfileError.
     """
-    own = Path(model) / FILE
-    path = own if own.is_file() else DEFAULT
+    path = profile_file(model)
+    usual, own = _read(FOLDER / DEFAULT), _read(path) if path.is_file() else {}
+    values = usual | own
+    if isinstance(own.get("limits"), dict):
+        values["limits"] = usual["limits"] | own["limits"]
     try:
-        raw: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))  # reads JSON too
-        return Profile.model_validate(raw)
-    except (OSError, yaml.YAMLError, ValidationError) as error:
-        raise ProfileError(
-            f"{path} is no profile of a model: {error}. Compare it with {DEFAULT}."
-        ) from error
+        return Profile.model_validate(values)
+    except ValidationError as error:
+        raise _no_profile(path, error) from error
+
+
+def profile_file(model: str | Path) -> Path:
+    """Return the file of a model's profile, whether it exists or not."""
+    folder = Path(model)
+    return folder / FILE if folder.is_dir() else FOLDER / f"{folder.name}.yaml"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))  # reads JSON too
+    except (OSError, yaml.YAMLError) as error:
+        raise _no_profile(path, error) from error
+    if not isinstance(raw, dict):
+        raise _no_profile(path, "it is no list of names with values")
+    return raw
+
+
+def _no_profile(path: Path, why: object) -> ProfileError:
+    return ProfileError(
+        f"{path} is no profile of a model: {why}. Compare it with {FOLDER / DEFAULT}."
+    )

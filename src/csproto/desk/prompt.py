@@ -5,7 +5,7 @@ and then takes them from its prefix cache.
 """
 
 from csproto.desk.guess import Guess, no_guess
-from csproto.desk.handbook import Example, Handbook, WishFile
+from csproto.desk.handbook import Example, Handbook, HandbookError, WishFile
 from csproto.desk.profile import Profile
 from csproto.desk.reply import language_of
 from csproto.desk.transcript import NONCE_DIGITS, Message, decided, hints, to_json
@@ -38,6 +38,8 @@ def prompt_messages(
     """Return the prompt of the profile, or else one built from the wish files.
 
     guess: what the examples have as the first guess.
+
+    Raises HandbookError for an example that answers a question which cannot be put.
     """
     if profile.prompt:
         return (Message("system", profile.prompt),)
@@ -65,7 +67,7 @@ def _described(wish: WishFile, handbook: Handbook) -> str:
 def example_messages(handbook: Handbook, guess: Guess = no_guess) -> list[Message]:
     """Return example messages in the same form as a transcript.
 
-    They show each wish, and each way to answer a question.
+    They show each wish, and each way to answer a question. Raises HandbookError.
     """
     listed = [
         {"n": place} | order.model_dump(exclude={"names"})
@@ -98,10 +100,23 @@ def _asked(example: Example, handbook: Handbook) -> list[Message]:
     """Return the messages before an example: the question that it answers, if any."""
     if not example.after:
         return []
-    rule, language = handbook.rules[example.after], language_of(example.text, "en")
-    item = next(o.item for o in handbook.example_orders if o.id == example.order)
-    about = f"{example.order} ({item})"
-    words = rule.ask[language][0].format(
-        orders=about, remedy=handbook.label("remedy", "refund", language)
-    )
+    language = language_of(example.text, "en")
+    item = next((o.item for o in handbook.example_orders if o.id == example.order), None)
+    if item is None:
+        raise _wrong(example, f"its order {example.order!r} is none of the example orders")
+    try:
+        rule = handbook.rules[example.after]
+        words = rule.ask[language][0].format(
+            orders=f"{example.order} ({item})", remedy=handbook.label("remedy", "refund", language)
+        )
+    except (KeyError, IndexError) as error:
+        raise _wrong(
+            example,
+            f"the question of the rule {example.after!r} needs or lacks {error}; an example can "
+            "follow a question with the placeholders {orders} and {remedy} alone",
+        ) from error
     return [decided([(rule.action, example.order)]), Message("assistant", words)]
+
+
+def _wrong(example: Example, why: str) -> HandbookError:
+    return HandbookError(f"The example {example.text!r} cannot be put into the prompt: {why}.")

@@ -99,17 +99,20 @@ def programs() -> dict[str, Any]:
     return {"triage": triage, "payment_risk": payment_risk, "choose": choose}
 
 
-@cache
 def read_ahead(endpoint: Endpoint, prompt: tuple[Message, ...]) -> None:
     """Let the server compute the prompt that all customers share, before any of them waits.
 
     A prompt of thousands of tokens can take a CPU longer than the read time-out. Done once
-    for an endpoint, however many desks are made on it.
+    for an endpoint and its copies, however many desks are made on them at the same time.
 
     Raises EngineError.
     """
     messages = [{"role": m.role, "content": m.content} for m in prompt]
-    endpoint.warm(endpoint.chat_template.get_prompt(messages), patience=PROMPT_PATIENCE)
+    text = endpoint.chat_template.get_prompt(messages)
+    with endpoint.reading_ahead:
+        if text not in endpoint.read:
+            endpoint.warm(text, patience=PROMPT_PATIENCE)
+            endpoint.read.add(text)
 
 
 class ModelReader:

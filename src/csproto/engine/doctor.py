@@ -14,10 +14,18 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
 from csproto import settings
-from csproto.engine.server import bearer, find, gpu_name, read_state
+from csproto.engine.cpu.native import compiler_command
+from csproto.engine.fit import CPU_SHARE, GPU_SHARE, LEAST_TOKENS, need_of
+from csproto.engine.hardware import gpu_name, gpus, number, torch_cuda
+from csproto.engine.running import find, read_state
+from csproto.engine.server import bearer
 from csproto.errors import CsprotoError
 from csproto.shop.database import DatabaseUnusable, url_without_password, usable
 from csproto.shop.store import SCHEMA, open_engine, schema_of
+
+CAPABILITY = 7.5  # the least that the CUDA packages of SGLang and torch are built for
+CUDA = "13.0"  # what `make setup GPU=1` installs
+DRIVERS = {12: 525, 13: 580}  # release of CUDA to the oldest driver it runs with
 
 
 @dataclass(frozen=True)
@@ -34,8 +42,11 @@ class Check:
     fix: str = ""
 
 
-def checks() -> Iterator[Check]:
-    """Yield the result of every check. None of them starts a server or imports torch."""
+def checks(model: str | None = None) -> Iterator[Check]:
+    """Yield the result of every check. None of them starts a server or imports torch.
+
+    model: a model folder or hub id, to say whether it fits this machine.
+    """
     supported = (3, 11) <= sys.version_info[:2] < (3, 13)
     yield Check(
         "Python",
@@ -55,12 +66,15 @@ def checks() -> Iterator[Check]:
         f"{_memory():.0f} GB",
         "at least 4 GB are needed for the server and the client",
     )
-    gpu = gpu_name()
-    yield Check("accelerator", True, gpu or "none: the CPU plug-in serves")
+    yield from _accelerator()
+    if model:
+        yield _fits(model)
 
     yield _package("sglang", settings.SGLANG_VERSION)
     yield _package("torch")
-    yield _torch_build(gpu)
+    yield _torch_build()
+    if not gpu_name():
+        yield _compiler()
     has_xgrammar = importlib.util.find_spec("xgrammar") is not None
     yield Check("xgrammar", has_xgrammar, _version("xgrammar"), "make setup")
 
@@ -96,10 +110,65 @@ def _package(name: str, wanted: str | None = None) -> Check:
     return Check(name, ok, found + note, "make setup")
 
 
-def _torch_build(gpu: str | None) -> Check:
+def _accelerator() -> Iterator[Check]:
+    """Check the GPU and its driver, if there is one."""
+    found = gpus()
+    if not found:
+        yield Check("accelerator", True, "no NVIDIA GPU: the CPU plug-in serves")
+        return
+    gpu = found[0]
+    name = f"{gpu.name}, {gpu.memory / 1e9:.0f} GB, {gpu.free / 1e9:.0f} GB free"
+    yield Check(
+        "accelerator",
+        gpu.capability >= CAPABILITY,
+        f"{name}, compute capability {gpu.capability}",
+        f"use a GPU of compute capability {CAPABILITY} or more (Turing or newer), or the CPU "
+        "(`CUDA_VISIBLE_DEVICES=`)",
+    )
+    cuda = torch_cuda() or CUDA
+    least = DRIVERS.get(int(number(cuda)), 0)
+    yield Check(
+        "driver",
+        number(gpu.driver) >= least,
+        f"{gpu.driver}; CUDA {cuda} needs {least} or newer",
+        f"update the NVIDIA driver to {least} or newer; without it the CPU serves",
+    )
+
+
+def _fits(model: str) -> Check:
+    """Say whether a model fits into the memory, with the arithmetic."""
+    what, need = f"fit of {model}", need_of(model)
+    if need is None:
+        found = "its config.json cannot be read"
+        return Check(what, False, found, "check the folder or the id, and the connection")
+    if torch_cuda() and (found_gpus := gpus()):
+        room, other = found_gpus[0].free * GPU_SHARE, "a smaller model, one with 4-bit weights"
+        if len(found_gpus) > 1:
+            other += f", or all GPUs (`csproto serve -- --tp {len(found_gpus)}`)"
+    else:
+        room, other = _memory() * 1e9 * CPU_SHARE, "a smaller model, or a machine with more memory"
+    return Check(what, need.tokens_in(room) >= LEAST_TOKENS, need.arithmetic(room), f"use {other}")
+
+
+def _compiler() -> Check:
+    """Check the C compiler, which the CPU plug-in needs to be quick."""
+    words = compiler_command()
+    ok = bool(words) and all(shutil.which(word) for word in words if not word.startswith("-"))
+    found = " ".join(words) if words else "none: PyTorch serves, at about half the speed"
+    return Check(
+        "C compiler",
+        ok,
+        found if ok or not words else f"{found}: not found",
+        "install gcc or clang, or name one in CC",
+    )
+
+
+def _torch_build() -> Check:
+    """Check that torch was built for the GPU, if there is one."""
     build = _version("torch")
-    if gpu and "+cpu" in build:
-        return Check("torch build", False, f"{build}, though there is a GPU", "make setup GPU=1")
+    if gpus() and build != "not installed" and not torch_cuda():
+        found = f"{build}, though there is a GPU ({gpus()[0].name})"
+        return Check("torch build", False, found, "make -B setup GPU=1")
     return Check("torch build", True, "CPU" if "+cpu" in build else build)
 
 

@@ -11,6 +11,7 @@ import json
 import secrets
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -27,7 +28,7 @@ from sglang.lang.chat_template import ChatTemplate
 from sglang.lang.interpreter import StreamExecutor
 from sglang.lang.ir import SglSamplingParams
 
-from csproto.engine.chat_template import marks_of
+from csproto.engine.chat_template import beginning_of, marks_of
 from csproto.engine.server import bearer
 from csproto.engine.wire import has_figures, has_text, json_object, lines, reason_in
 from csproto.errors import CsprotoError
@@ -106,15 +107,20 @@ class StopSignal:
         """Stop now. Safe to call from any thread, and more than once."""
         with self._lock:
             self.is_set = True
-            if self._response is not None:
-                self._response.shutdown()
+            self._shut()
 
     def watch(self, response: "urllib3.BaseHTTPResponse | None") -> None:
         """Set the response that a stop closes; None when it has been read."""
         with self._lock:
             self._response = response
-            if self.is_set and response is not None:
-                response.shutdown()
+            if self.is_set:
+                self._shut()
+
+    def _shut(self) -> None:
+        """Close the connection, unless the body has just been read or the server was faster."""
+        if self._response is not None:
+            with suppress(RuntimeError, ValueError, OSError):
+                self._response.shutdown()
 
     def check(self) -> None:
         """Raise Stopped if the caller has stopped."""
@@ -146,12 +152,28 @@ class CallOptions:
     stream_interval: int = 1
 
 
+@dataclass
+class OwnTemplate(ChatTemplate):
+    """A chat template of SGLang's frontend, with a text before the first message."""
+
+    beginning: str = ""
+
+    def get_prefix_and_suffix(
+        self, role: str, hist_messages: list[dict[str, Any]]
+    ) -> tuple[str, str]:
+        """Return what stands before and after a message that follows others."""
+        prefix, suffix = super().get_prefix_and_suffix(role, hist_messages)
+        return (prefix if hist_messages else self.beginning + prefix), suffix
+
+
 class Endpoint(RuntimeEndpoint):
     """A SGLang server at a URL. Raises EngineError if it does not answer.
 
     connect_timeout: seconds to reach the server.
     read_timeout: seconds for which the server may send nothing before EngineTimeout.
     """
+
+    named = False  # whether a user named this server, and no other one will do
 
     def __init__(
         self,
@@ -166,15 +188,21 @@ class Endpoint(RuntimeEndpoint):
         self.support_concate_and_append = True
         self.base_url, self.api_key, self.verify = base_url.rstrip("/"), api_key, None
         self.options = CallOptions()
+        # Prompts that were computed ahead. Copies of this object share both.
+        self.read, self.reading_ahead = set[str](), threading.Lock()
         self._timeout = urllib3.Timeout(connect=connect_timeout, read=read_timeout)
         self._pool = urllib3.PoolManager(maxsize=64, retries=False, headers=self._headers())
         self.model_info: dict[str, Any] = self.get_json("/model_info")
         if not isinstance(self.model_info.get("model_path"), str):
             raise self._garbled()
-        # SGLang would choose the template by the model's path, and wrongly for a local
-        # folder.
-        marks = marks_of(self.model_info["model_path"])
-        self.chat_template = ChatTemplate("by the tokenizer", None, marks)
+        self.chat_template = self._template()
+
+    def _template(self) -> ChatTemplate:
+        """Return the model's own template: SGLang's choice goes by the path, often wrongly."""
+        info = self.model_info
+        model = str(info.get("tokenizer_path") or info["model_path"])
+        marks = marks_of(model, info.get("architectures") or ())
+        return OwnTemplate("by the tokenizer", None, marks, beginning=beginning_of(model))
 
     def _headers(self) -> dict[str, str]:
         return {"Content-Type": "application/json"} | bearer(self.api_key)
@@ -205,6 +233,13 @@ class Endpoint(RuntimeEndpoint):
     def get_json(self, path: str) -> dict[str, Any]:
         """GET a JSON document. Raises EngineError."""
         return self._parsed(self._request("GET", path).data)
+
+    def _not_sglang(self, what: str) -> EngineUnreachable:
+        """Return the error for an answer that does not come from SGLang."""
+        return EngineUnreachable(
+            f"No SGLang server answers at {self.base_url}: what is there {what}. "
+            "Check the URL, and the proxy in front of the server if there is one."
+        )
 
     def post(self, path: str, body: dict[str, Any] | None = None) -> bytes:
         """POST a JSON document and return the answer's body. Raises EngineError."""
@@ -239,7 +274,7 @@ class Endpoint(RuntimeEndpoint):
     def _generate_http_request(self, s: StreamExecutor, data: dict[str, Any]) -> Any:
         """Make a call of `select` with this class's time-outs, errors and cache salt."""
         salt = {"cache_salt": self.options.cache_salt} if self.options.cache_salt else {}
-        return json.loads(self.post("/generate", data | salt))
+        return self._parsed(self.post("/generate", data | salt))
 
     def generate(
         self, s: StreamExecutor, sampling_params: SglSamplingParams
@@ -372,6 +407,8 @@ class Endpoint(RuntimeEndpoint):
                 f"The server at {self.base_url} does not accept the API key. "
                 "Set CSPROTO_API_KEY to the key it was started with."
             )
+        if status == 404 or 300 <= status < 400:
+            return self._not_sglang(f"answers with the status {status} ({reason})")
         if status in (429, 502, 503, 504):  # also from a gateway before it
             return EngineBusy(
                 f"The server at {self.base_url} takes no request right now ({reason}). "

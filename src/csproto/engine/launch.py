@@ -2,10 +2,11 @@
 
 - torchvision can be imported beside a CPU build of torch.
 - The keys are not in the process list.
+- Where the CPU plug-in serves, it gets the flags that suit it.
 - The server dies with its owner.
 
 The first two must hold in every process of the server. Child processes import this
-module again when they are spawned. The third is needed only here.
+module again when they are spawned. The others are needed only here.
 """
 
 import os
@@ -14,7 +15,7 @@ import sys
 import threading
 import time
 
-from csproto.engine.cpu import make_torchvision_importable
+from csproto.engine.cpu import is_cpu_only, make_torchvision_importable
 
 make_torchvision_importable()
 
@@ -22,13 +23,17 @@ KEYS = {
     "CSPROTO_SERVER_API_KEY": "--api-key",
     "CSPROTO_SERVER_ADMIN_KEY": "--admin-api-key",
 }
+# The KV pool is filled with zeros at the start, so it is no larger than needed. With
+# --sleep-on-idle, an idle server leaves the cores to others.
+CPU_FLAGS = ("--device", "cpu", "--max-total-tokens", "32768", "--sleep-on-idle")
 
 
 def main() -> None:
     """Run `sglang.launch_server` with the arguments given and the keys from the environment."""
     if owner := os.environ.pop("CSPROTO_OWNER", ""):
         threading.Thread(target=_die_with_owner, args=(int(owner),), daemon=True).start()
-    arguments = sys.argv[1:]
+    # The plug-in asks the same function. A flag of the user's comes later, so it wins.
+    arguments = [*(CPU_FLAGS if is_cpu_only() else ()), *sys.argv[1:]]
     for name, flag in KEYS.items():
         if key := os.environ.pop(name, ""):
             arguments.append(f"{flag}={key}")  # one word, because a key may begin with a hyphen

@@ -41,7 +41,8 @@ def reason_in(data: bytes) -> str:
     """Return why a request was refused, from the body of the answer."""
     body = json_object(data)
     if body is None:
-        return data[:200].decode("utf-8", "replace") or "no reason given"
+        text = data[:200].decode("utf-8", "replace").strip()
+        return "a web page" if text.startswith("<") else text or "no reason given"
     # When the queue is full or a request times out in it, the message is at the top
     # level.
     error = body.get("error", body)

@@ -14,7 +14,8 @@ import pandas as pd
 import urllib3
 
 from csproto.engine.endpoint import Endpoint
-from csproto.engine.server import NoServer, Server, bearer, find
+from csproto.engine.running import find
+from csproto.engine.server import NoServer, Server, bearer
 from csproto.measure.bench.machine import hardware, memory_mb, processes
 from csproto.settings import DATA, MINI_MODEL, SGLANG_VERSION
 

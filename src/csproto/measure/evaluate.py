@@ -1,6 +1,7 @@
 """A model measured on cases: the desk plays them, and the figures are drawn from what it did."""
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from sqlalchemy.engine import Engine
 
-from csproto.desk.profile import FILE, Profile, profile_of
+from csproto.desk.profile import Profile, profile_file, profile_of
 from csproto.desk.state import Limits
 from csproto.errors import CsprotoError
 from csproto.measure.cases import BadCases, Case
@@ -99,17 +100,25 @@ def limits_for(report: Report, asked_back: float) -> Limits:
     return Limits(round(answering, 3), round(writing, 3))
 
 
-def write_limits(model: str, limits: Limits) -> Path:
-    """Write limits into the profile in a model's folder, and return the profile's file.
+def limits_file(model: str) -> Path:
+    """Return the profile into which `write_limits` will write.
 
-    Raises CsprotoError if the folder is not on this machine.
+    Raises CsprotoError if it cannot be written, which is better known before an evaluation
+    of hours than after it.
     """
-    folder = Path(model)
-    if not folder.is_dir():
+    path = profile_file(model)
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
         raise CsprotoError(
-            f"The model {model} is no folder on this machine: write the limits into its {FILE}."
+            f"The limits of {model} cannot be written to {path}: it is not writable. Leave "
+            "--write-profile out, and write them there by hand."
         )
+    return path
+
+
+def write_limits(model: str, limits: Limits) -> Path:
+    """Write limits into a model's profile, and return the profile's file."""
+    path = limits_file(model)
     profile = profile_of(model).model_dump() | {"limits": asdict(limits)}
-    path = folder / FILE
+    # JSON is YAML too, so this fits both kinds of profile.
     path.write_text(json.dumps(profile, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     return path

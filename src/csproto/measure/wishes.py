@@ -38,7 +38,7 @@ def _wish(wish: WishFile) -> list[str]:
     lines += [" ".join(wish.description.split()), ""]
     lines += [f"- also: {text}" for text in wish.includes]
     lines += [f"- not: {text}" for text in wish.excludes]
-    if fits := " or ".join(f"{name} {', '.join(v)}" for name, v in wish.fits.items()):
+    if fits := " and ".join(f"{name} {', '.join(v)}" for name, v in wish.fits.items()):
         lines.append(f"- if no order is named, it can be about an order with: {fits}")
     lines.append("")
     if wish.slots:

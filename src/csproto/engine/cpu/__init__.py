@@ -22,12 +22,12 @@ def activate() -> str | None:
 
     sglang/srt/platforms/__init__.py, `_resolve_platform`, calls it.
     """
-    return "csproto.engine.cpu.platform.AnyCpuPlatform" if _is_cpu_only() else None
+    return "csproto.engine.cpu.platform.AnyCpuPlatform" if is_cpu_only() else None
 
 
 def register() -> None:
     """Register the hooks. sglang/srt/plugins/__init__.py, `load_plugins`, calls it."""
-    if not _is_cpu_only():
+    if not is_cpu_only():
         return
     warn_about_version()
     from csproto.engine.cpu import attention, hooks
@@ -80,7 +80,8 @@ def _torchvision_is_cpu_build() -> bool:
         return True
 
 
-def _is_cpu_only() -> bool:
+def is_cpu_only() -> bool:
+    """Return whether torch finds no accelerator, so that this plug-in serves."""
     import torch
 
     return not (

@@ -12,6 +12,7 @@ import hashlib
 import logging
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 from functools import cache
@@ -90,22 +91,31 @@ def load(bfloat16: bool) -> ctypes.CDLL | None:
     return library
 
 
+def compiler_command() -> list[str]:
+    """Return the words that call the C compiler; none if there is no compiler.
+
+    CC may hold more than one word, such as "ccache gcc".
+    """
+    if named := shlex.split(os.environ.get("CC", "")):
+        return named
+    found = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
+    return [found] if found else []
+
+
 def _compiled(bfloat16: bool) -> Path:
     """Return the compiled kernel in the cache. If it is not there yet, compile it (about 2 s)."""
-    compiler = (
-        os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    )
-    if compiler is None:
+    compiler = compiler_command()
+    if not compiler:
         raise FileNotFoundError("There is no C compiler: install gcc or clang, or name one in CC.")
     flags = [*FLAGS.split(), f"-DBF16={int(bfloat16)}"]
-    made_from = "\0".join([SOURCE.read_text(), compiler, *flags, _instruction_set()])
+    made_from = "\0".join([SOURCE.read_text(), *compiler, *flags, _instruction_set()])
     key = hashlib.sha256(made_from.encode()).hexdigest()
     cache_folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     path = cache_folder / "csproto" / f"kernel-{key[:16]}.so"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         partial = path.with_suffix(f".{os.getpid()}")
-        command = [compiler, *flags, str(SOURCE), "-o", str(partial)]
+        command = [*compiler, *flags, str(SOURCE), "-o", str(partial)]
         subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
         # In one step, so that a server that starts at the same time finds no
         # half-written file.

@@ -52,6 +52,10 @@ class TimedEndpoint(Endpoint):
         view.calls = []
         return view
 
+    def warm(self, text: str, cache_salt: str | None = None, patience: float | None = None) -> None:
+        """Compute the KV cache of a prompt prefix for this arm. Raises EngineError."""
+        super().warm(text, cache_salt or self.arm or None, patience)  # a salt names the arm already
+
     def reconnect(self) -> None:
         """Forget open connections: a server that was stopped closes them when it goes on."""
         self._pool.clear()
@@ -114,7 +118,7 @@ class VllmEndpoint(TimedEndpoint):
         request = {
             "model": self.model_name,
             "prompt": body["text"],
-            "max_tokens": parameters["max_new_tokens"],
+            "max_tokens": max(1, parameters["max_new_tokens"]),  # vLLM takes no 0, which warms
             "temperature": parameters.get("temperature", 0.0),
         }
         if body.get("stream"):

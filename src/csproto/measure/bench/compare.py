@@ -15,7 +15,7 @@ from csproto.errors import CsprotoError
 from csproto.measure.bench.alone import prompts, tokens_per_second
 from csproto.measure.bench.arms import ARMS, Arm
 from csproto.measure.bench.clients import TimedEndpoint
-from csproto.measure.bench.engines import BLOCK, CONTEXT, KV_TOKENS, Engine, check, running
+from csproto.measure.bench.engines import BLOCK, KV_TOKENS, Engine, check, context_of, running
 from csproto.measure.bench.load import Load, Pass, Shops, play_load, shops
 from csproto.measure.bench.machine import hardware, memory_mb, versions
 from csproto.measure.bench.record import of_arm, of_engine, ratios
@@ -93,7 +93,7 @@ def compare(
             "model": comparison.model,
             "limits": {
                 "kv_tokens": KV_TOKENS,
-                "context": CONTEXT,
+                "context": context_of(model),
                 "vllm_block": BLOCK,
                 "reply": CHOICE_TOKENS,
                 "triage": TRIAGE_TOKENS,

@@ -3,6 +3,7 @@
 Only the one that is measured is awake.
 """
 
+import json
 import os
 import signal
 import time
@@ -15,7 +16,9 @@ import psutil
 import urllib3
 
 from csproto import settings
-from csproto.engine.server import Progress, Server, ServerFailed, bearer, gpu_name, read_state
+from csproto.engine.hardware import gpu_name
+from csproto.engine.running import read_state
+from csproto.engine.server import Progress, Server, ServerFailed, bearer
 from csproto.errors import CsprotoError
 from csproto.measure.bench.machine import processes
 
@@ -23,7 +26,8 @@ KV_TOKENS = 32_768
 # Tokens of a block of vLLM's cache: the smallest number that its CPU kernels take, so that
 # the most is reused. Its default is 128.
 BLOCK = 32
-CONTEXT = 4_096
+# Tokens at most; the prompt that is built from the wish files alone has 4,667 of Qwen's.
+CONTEXT = 16_384
 DIE_WITH_PARENT = Path(__file__).with_name("die_with_parent.py")
 ENGINES = ("sglang", "sglang-no-radix", "vllm")
 
@@ -40,7 +44,7 @@ class Sglang(Server):
 class Vllm(Server):
     """vLLM's OpenAI server in its own environment, with its prefix cache on (the default)."""
 
-    product, ready_path, usual_start = "vLLM", "/health", "1 to 3 minutes"
+    product, ready_path = "vLLM", "/health"
 
     def command(self) -> list[str]:
         """Return the command line.
@@ -60,7 +64,7 @@ class Vllm(Server):
             "host": "127.0.0.1",
             "port": self.port,
             "dtype": "bfloat16",
-            "max-model-len": CONTEXT,
+            "max-model-len": context_of(self.model),
             "block-size": BLOCK,
             "num-gpu-blocks-override": KV_TOKENS // BLOCK,
             "kv-cache-memory-bytes": 2**30,  # checked before the override above
@@ -83,6 +87,14 @@ class Vllm(Server):
             *switches,
             *self.extra,
         ]
+
+
+def context_of(model: str) -> int:
+    """Return the tokens of context in a comparison: CONTEXT, or fewer if the model takes fewer."""
+    config = Path(model) / "config.json"
+    if not config.is_file():
+        return CONTEXT
+    return min(CONTEXT, json.loads(config.read_text())["max_position_embeddings"])
 
 
 @dataclass
@@ -168,7 +180,7 @@ def running(
             server = _server(name, model)
             engine = Engine(name, server.base_url, server.api_key, server.admin_key, server)
             stack.callback(_stop, engine)
-            server.start().wait_ready(timeout=900, progress=say)
+            server.start().wait_ready(timeout=300, progress=say)
             engine.still()
             engines[name] = engine
         yield engines
@@ -194,7 +206,8 @@ def _server(name: str, model: str) -> Server:
     if name == "vllm":
         return Vllm(model)
     off = ["--disable-radix-cache"] if name == "sglang-no-radix" else []
-    return Sglang(model, extra=[*off, "--context-length", str(CONTEXT)])
+    size = ["--context-length", str(context_of(model)), "--max-total-tokens", str(KV_TOKENS)]
+    return Sglang(model, extra=[*off, *size])
 
 
 def _stop(engine: Engine) -> None:

@@ -13,7 +13,8 @@ from typing import Any
 import psutil
 
 from csproto import settings
-from csproto.engine.server import Server, gpu_name
+from csproto.engine.hardware import gpu_name
+from csproto.engine.server import Server
 
 PACKAGES = ("csproto", "sglang", "torch", "transformers", "xgrammar")
 # Instruction sets that decide how fast matrix products are.
