@@ -211,7 +211,9 @@ def scenarios_command(
     temperature: Temperature = 0.0,
     repeat: Annotated[int, typer.Option(help="Play each one this often.")] = 1,
     family: Annotated[str | None, typer.Option(help="Only this family.")] = None,
-    at_least: Annotated[float, typer.Option(help="The share that must pass.")] = 0.97,
+    at_least: Annotated[
+        float, typer.Option(min=0, max=1, help="Exit with 1 if a smaller share passes.")
+    ] = 0.0,
     base_url: BaseUrl = None,
     model: Model = None,
     workers: Workers = 4,

@@ -3,6 +3,9 @@
 Our grammars differ from message to message, and SGLang keeps each one for ever, in two
 places: in its own dictionary, and in the cache of the compiler that it takes from
 xgrammar.
+
+SGLang finds this plug-in wherever this package is installed beside it. A server on
+another machine without it keeps every grammar: docs/extending.md says what to do.
 """
 
 from typing import Any
