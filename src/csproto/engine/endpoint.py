@@ -28,7 +28,7 @@ from sglang.lang.chat_template import ChatTemplate
 from sglang.lang.interpreter import StreamExecutor
 from sglang.lang.ir import SglSamplingParams
 
-from csproto.engine.chat_template import beginning_of, marks_of
+from csproto.engine.own_template import own_template
 from csproto.engine.server import bearer
 from csproto.engine.wire import has_figures, has_text, json_object, lines, reason_in
 from csproto.errors import CsprotoError
@@ -152,20 +152,6 @@ class CallOptions:
     stream_interval: int = 1
 
 
-@dataclass
-class OwnTemplate(ChatTemplate):
-    """A chat template of SGLang's frontend, with a text before the first message."""
-
-    beginning: str = ""
-
-    def get_prefix_and_suffix(
-        self, role: str, hist_messages: list[dict[str, Any]]
-    ) -> tuple[str, str]:
-        """Return what stands before and after a message that follows others."""
-        prefix, suffix = super().get_prefix_and_suffix(role, hist_messages)
-        return (prefix if hist_messages else self.beginning + prefix), suffix
-
-
 class Endpoint(RuntimeEndpoint):
     """A SGLang server at a URL. Raises EngineError if it does not answer.
 
@@ -195,14 +181,7 @@ class Endpoint(RuntimeEndpoint):
         self.model_info: dict[str, Any] = self.get_json("/model_info")
         if not isinstance(self.model_info.get("model_path"), str):
             raise self._garbled()
-        self.chat_template = self._template()
-
-    def _template(self) -> ChatTemplate:
-        """Return the model's own template: SGLang's choice goes by the path, often wrongly."""
-        info = self.model_info
-        model = str(info.get("tokenizer_path") or info["model_path"])
-        marks = marks_of(model, info.get("architectures") or ())
-        return OwnTemplate("by the tokenizer", None, marks, beginning=beginning_of(model))
+        self.chat_template: ChatTemplate = own_template(self.model_info)
 
     def _headers(self) -> dict[str, str]:
         return {"Content-Type": "application/json"} | bearer(self.api_key)
