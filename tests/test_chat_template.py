@@ -18,7 +18,7 @@ from csproto.engine.chat_template import (
     beginning_of,
     marks_of,
 )
-from csproto.engine.endpoint import OwnTemplate
+from csproto.engine.own_template import OwnTemplate
 
 # A date before the first message, and a system message that is there even if nobody wrote it.
 LLAMA3 = """\

@@ -10,7 +10,6 @@ from zoneinfo import ZoneInfo
 from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import insert, select, update
 from sqlalchemy.engine import Engine
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from csproto.desk.handbook import Language
@@ -18,7 +17,7 @@ from csproto.desk.state import Outcome, State
 from csproto.desk.transcript import Message, opening
 from csproto.errors import CsprotoError
 from csproto.shop.facts import OrderView
-from csproto.shop.orders import OrderSystemDown
+from csproto.shop.orders import database_errors_typed
 from csproto.shop.store import ConversationRow, Customer
 
 WINDOW_CHARS = 5_000  # a transcript with more characters loses its oldest turns
@@ -102,12 +101,8 @@ class Conversation:
 
         Raises OrderSystemDown if the database does not take it.
         """
-        try:
+        with database_errors_typed():
             self._save(engine)
-        except SQLAlchemyError as error:
-            raise OrderSystemDown(
-                "The conversation could not be saved. Send the message again."
-            ) from error
 
     def _save(self, engine: Engine) -> None:
         values = {

@@ -253,7 +253,10 @@ class Endpoint(RuntimeEndpoint):
     def _generate_http_request(self, s: StreamExecutor, data: dict[str, Any]) -> Any:
         """Make a call of `select` with this class's time-outs, errors and cache salt."""
         salt = {"cache_salt": self.options.cache_salt} if self.options.cache_salt else {}
-        return self._parsed(self.post("/generate", data | salt))
+        try:
+            return json.loads(self.post("/generate", data | salt))  # a list, one for each choice
+        except ValueError as error:
+            raise self._garbled() from error
 
     def generate(
         self, s: StreamExecutor, sampling_params: SglSamplingParams

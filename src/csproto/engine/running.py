@@ -52,7 +52,7 @@ def read_state() -> dict[str, str] | None:
     """
     path = settings.state_file()
     try:
-        if path.stat().st_uid not in (os.getuid(), 0):
+        if path.stat().st_uid != os.getuid():
             return None
         text = path.read_text()
     except OSError:
