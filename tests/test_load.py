@@ -166,13 +166,13 @@ def keys_of(talk: Conversation, turns: list[Turn]) -> Iterator[tuple[str, bool]]
     """
     for number, turn in enumerate(turns):
         message = hashlib.sha256(turn.text.encode()).hexdigest()[:8]
-        for place, decision in enumerate(turn.decisions):
+        for decision in turn.decisions:
             key = f"{talk.id}:{number}:"
             if decision.rule == "system.unavailable":
-                yield f"{key}{place}:{message}:unavailable:", True
+                yield f"{key}{message}:unavailable:", True
                 yield key, False
             elif write := decision.write:
-                yield f"{key}{place}:{message}:{write.kind}:{write.order_id}", True
+                yield f"{key}{message}:{write.kind}:{write.order_id}", True
 
 
 def every_write_was_decided_and_every_decision_written_once(load: Load) -> None:
