@@ -28,7 +28,12 @@ NOTEBOOKS = sorted(path.stem for path in FOLDER.glob("*.ipynb"))
 PLANS: dict[str, dict[str, Any]] = yaml.safe_load(
     (ROOT / "tests" / "notebooks.yaml").read_text(encoding="utf-8")
 )
-RUNS = [(name, number) for name, plan in PLANS.items() for number in range(len(plan["runs"]))]
+# The first set of other parameters of each notebook in every run, the rest in the long suites.
+RUNS = [
+    pytest.param(name, number, marks=[pytest.mark.long] if number else [])
+    for name, plan in PLANS.items()
+    for number in range(len(plan["runs"]))
+]
 MUTATIONS = [
     (name, number) for name, plan in PLANS.items() for number in range(len(plan["mutations"]))
 ]
