@@ -10,13 +10,13 @@ from typing import Any, get_args
 import pytest
 
 from csproto.desk import profile
-from csproto.desk.profile import Profile, profile_of
+from csproto.desk.profile import Profile, change_profile, profile_of, writable_profile
 from csproto.desk.state import Limits
 from csproto.errors import CsprotoError
 from csproto.measure import models
 from csproto.measure.baselines import Keywords
 from csproto.measure.cases import BadCases, Case
-from csproto.measure.evaluate import half, limits_file, limits_for, write_limits
+from csproto.measure.evaluate import half, limits_for
 from csproto.measure.play import play_all
 from csproto.measure.report import Report
 from csproto.measure.statistics import wilson
@@ -115,7 +115,7 @@ def test_limits_ask_back_their_share_and_lie_above_every_unwanted_write() -> Non
 def test_written_limits_leave_the_rest_of_a_profile_alone(tmp_path: Path) -> None:
     before = Profile(prompt="short", sampling={"temperature": 0.3})
     (tmp_path / "csproto.json").write_text(before.model_dump_json(), encoding="utf-8")
-    write_limits(str(tmp_path), Limits(0.4, 0.9))
+    change_profile(str(tmp_path), {"limits": Limits(0.4, 0.9)})
     assert profile_of(tmp_path) == before.model_copy(update={"limits": Limits(0.4, 0.9)})
 
 
@@ -132,7 +132,7 @@ def profiles(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 @pytest.mark.parametrize("model", ["someone/model-7B", "/srv/elsewhere/model-7B"])
 def test_a_model_without_a_folder_here_has_limits_too(profiles: Path, model: str) -> None:
     assert profile_of(model) == Profile(limits=Limits(0.5, 0.8))
-    assert write_limits(model, Limits(0.4, 0.9)) == profiles / "model-7B.yaml"
+    assert change_profile(model, {"limits": Limits(0.4, 0.9)}) == profiles / "model-7B.yaml"
     assert profile_of(model) == Profile(limits=Limits(0.4, 0.9))
     assert profile_of("someone/model-8B").limits == Limits(0.5, 0.8)
 
@@ -142,7 +142,7 @@ def test_limits_that_cannot_be_written_are_refused_before_the_hours_of_measuring
 ) -> None:
     monkeypatch.setattr(os, "access", lambda path, _: path != profiles)  # the tests may run as root
     with pytest.raises(CsprotoError, match="not writable"):
-        limits_file("someone/model-7B")
+        writable_profile("someone/model-7B")
 
 
 def test_what_a_profile_leaves_out_is_as_in_the_default_one(tmp_path: Path) -> None:

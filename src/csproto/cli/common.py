@@ -2,11 +2,14 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
+
+if TYPE_CHECKING:
+    from csproto.engine.endpoint import Endpoint
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -27,6 +30,10 @@ BaseUrl = Annotated[
     ),
 ]
 CustomerId = Annotated[str, typer.Option(help="The signed-in customer.")]
+Model = Annotated[
+    str | None, typer.Option(help="The model to start; a server that runs must run this one.")
+]
+Workers = Annotated[int, typer.Option(help="Conversations at once.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -47,3 +54,14 @@ def progress() -> Iterator[Any]:
     with err.status("") as status:
         # A line of a log may hold what rich would take for markup.
         yield lambda text: status.update(escape(text))
+
+
+@contextmanager
+def connected_endpoint(base_url: str | None, model: str | None = None) -> Iterator["Endpoint"]:
+    """Yield a client of the running server, or of one that is started for this command."""
+    from csproto.opening import connected
+
+    with progress() as say, connected(base_url, model, say) as (url, key):
+        from csproto.engine.endpoint import Endpoint
+
+        yield Endpoint(url, key)

@@ -1,27 +1,25 @@
-"""Commands that look after things: serve, doctor, tickets, model, db."""
+"""Commands that look after things: serve, web, doctor, tickets, db."""
 
-import json
 import logging
 import signal
 import sys
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from csproto import settings
-from csproto.cli.common import AsJson, BaseUrl, app, out, progress
+from csproto.cli.common import BaseUrl, app, out, progress
+from csproto.cli.tickets import tickets_app
 from csproto.errors import CsprotoError
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
 
-model_app = typer.Typer(no_args_is_help=True, help="The mini model that ships with the project.")
 db_app = typer.Typer(no_args_is_help=True, help="The shop's database.")
-app.add_typer(model_app, name="model")
 app.add_typer(db_app, name="db")
+app.add_typer(tickets_app, name="tickets")
 logger = logging.getLogger(__name__)
 
 
@@ -174,7 +172,10 @@ def db_migrate() -> None:
 
 @db_app.command("forget")
 def db_forget(customer: Annotated[str, typer.Argument(help="The customer to erase.")]) -> None:
-    """Erase a customer with orders, tickets, conversations and audit rows."""
+    """Erase a customer with orders, tickets, conversations and audit rows.
+
+    That a member of staff took or closed a ticket stays, without the customer.
+    """
     from csproto.shop.database import open_database
     from csproto.shop.retention import forget
 
@@ -197,121 +198,3 @@ def db_prune(
     erased = prune(open_database(demo_data=False), datetime.now(UTC) - timedelta(days=days))
     rows = ", ".join(f"{count} {kind}" for kind, count in erased.items())
     out.print(f"older than {days:g} days: erased {rows}")
-
-
-@app.command()
-def tickets(as_json: AsJson = False) -> None:
-    """Show what waits for a human agent."""
-    from csproto.shop.database import open_database
-    from csproto.shop.orders import OrderApi
-
-    waiting = OrderApi(open_database(demo_data=False)).open_tickets()
-    if as_json:
-        print(
-            json.dumps(
-                [
-                    {
-                        "ticket": t.id,
-                        "kind": t.kind,
-                        "customer": t.customer_id,
-                        "order": t.order_id,
-                        "escalated": t.escalated,
-                        "since": t.created_at.isoformat(),
-                        "summary": t.summary,
-                    }
-                    for t in waiting
-                ],
-                ensure_ascii=False,
-            )
-        )
-        return
-    for t in waiting:
-        out.print(
-            f"T{t.id:05d} {t.kind}{' (escalated)' if t.escalated else ''} {t.customer_id} "
-            f"{t.order_id} since {t.created_at:%Y-%m-%d %H:%M} UTC",
-            markup=False,
-        )
-        if t.summary:
-            out.print("  " + t.summary.replace("\n", "\n  "), style="dim", markup=False)
-    out.print(f"{len(waiting)} tickets")
-
-
-@model_app.command("build")
-def model_build(
-    folder: Annotated[
-        Path, typer.Option(help="Where checkpoints are kept; run again to go on.")
-    ] = Path("build/mini-model"),
-    to: Annotated[
-        Path, typer.Option(help="Where the finished model is written.")
-    ] = settings.MINI_MODEL,
-    tokens: Annotated[
-        int, typer.Option(help="Millions of tokens to train on; 0 takes the recipe's.")
-    ] = 0,
-    start: Annotated[
-        Path | None, typer.Option("--from", help="Begin with this finished model's weights.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-) -> None:
-    """Train the mini model: hours on two cores. Interrupt it and run it again to go on."""
-    from csproto.minimodel.train import Recipe, Training
-
-    _show_progress()
-    if not start:
-        model_guess()
-    recipe = Recipe(tokens=tokens * 1_000_000) if tokens else Recipe()
-    training = Training(folder, recipe, device, start)
-    training.run()
-    training.export(to)
-    out.print(f"wrote {to}")
-
-
-@model_app.command("tune")
-def model_tune(
-    base: Annotated[Path, typer.Option(help="The folder of the model to tune.")],
-    to: Annotated[Path, typer.Option(help="Where the tuned model is written.")],
-    folder: Annotated[
-        Path, typer.Option(help="Where checkpoints are kept; run again to go on.")
-    ] = Path("build/tuning"),
-    tokens: Annotated[
-        float, typer.Option(help="Millions of tokens to train on; 50 make a message.")
-    ] = 1.0,
-    top_layers: Annotated[
-        int, typer.Option(help="Tune only this many of the last layers; 0 tunes all.")
-    ] = 0,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-) -> None:
-    """Tune another model on the corpus. Interrupt it and run it again to go on."""
-    from csproto.minimodel.tune import TuneRecipe, Tuning
-
-    _show_progress()
-    recipe = TuneRecipe(tokens=round(tokens * 1_000_000), top_layers=top_layers)
-    tuning = Tuning(folder, base, recipe, device)
-    tuning.run()
-    tuning.export(to)
-    out.print(f"wrote {to}")
-
-
-def _show_progress() -> None:
-    """Print the log lines of a training run."""
-    import logging
-
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    # The corpus is made by a desk that talks: do not log its turns.
-    logging.getLogger("csproto.desk").setLevel(logging.WARNING)
-
-
-@model_app.command("guess")
-def model_guess() -> None:
-    """Fit the classifier behind the first guess on the corpus: a minute."""
-    from csproto.desk.guess import FILE
-    from csproto.desk.handbook import default_handbook
-    from csproto.minimodel.classifier import save
-
-    save(default_handbook())
-    out.print(f"wrote {FILE}")
-
-
-@model_app.command("info")
-def model_info() -> None:
-    """Show what the shipped model is."""
-    out.print((settings.MINI_MODEL / "training.json").read_text())

@@ -10,18 +10,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from csproto import settings
-from csproto.cli.common import AsJson, BaseUrl, app, err, out, progress
+from csproto.cli.common import (
+    AsJson,
+    BaseUrl,
+    Model,
+    Workers,
+    app,
+    connected_endpoint,
+    err,
+    out,
+    progress,
+)
 from csproto.errors import CsprotoError
 
 if TYPE_CHECKING:
-    from csproto.engine.endpoint import Endpoint
     from csproto.measure.report import Report
 
 Temperature = Annotated[float, typer.Option(help="0 takes the likeliest token each time.")]
-Model = Annotated[
-    str | None, typer.Option(help="The model to start; a server that runs must run this one.")
-]
-Workers = Annotated[int, typer.Option(help="Conversations at once.")]
 
 
 class Half(StrEnum):
@@ -29,16 +34,6 @@ class Half(StrEnum):
 
     odd = "odd"
     even = "even"
-
-
-@contextmanager
-def _endpoint(base_url: str | None, model: str | None = None) -> Iterator["Endpoint"]:
-    from csproto.opening import connected
-
-    with progress() as say, connected(base_url, model, say) as (url, key):
-        from csproto.engine.endpoint import Endpoint
-
-        yield Endpoint(url, key)
 
 
 @contextmanager
@@ -92,7 +87,7 @@ def evaluate_command(
     ] = False,
 ) -> None:
     """Measure a model on hand-written messages and dialogues."""
-    from csproto.desk.profile import profile_of
+    from csproto.desk.profile import change_profile, profile_of, writable_profile
     from csproto.desk.state import SURE
     from csproto.measure import evaluate as measure
     from csproto.measure import models
@@ -108,11 +103,14 @@ def evaluate_command(
     cases = [case for path in data or measure.SETS.values() for case in load_cases(path)]
     if half:
         cases = measure.half(cases, half.value)
-    with _endpoint(base_url, model) as endpoint, _bar("evaluating", len(cases) * repeat) as done:
+    with (
+        connected_endpoint(base_url, model) as endpoint,
+        _bar("evaluating", len(cases) * repeat) as done,
+    ):
         model_path = str(endpoint.model_info["model_path"])
         profile = profile_of(model_path)
         if write_profile:
-            measure.limits_file(model_path)
+            writable_profile(model_path)
         if calibrate is not None:
             profile = profile.model_copy(update={"limits": SURE})
         if similar is not None:
@@ -155,7 +153,8 @@ def evaluate_command(
         models.write_record(record_file, kept)
         err.print(f"The figures are kept in {record_file}.")
     if write_profile:
-        err.print(f"The limits are written to {measure.write_limits(model_path, limits)}.")
+        written = change_profile(model_path, {"limits": limits})
+        err.print(f"The limits are written to {written}.")
     if as_json:
         print(json.dumps(figures, ensure_ascii=False))
         return
@@ -229,7 +228,7 @@ def scenarios_command(
     ]
     if not chosen:
         raise CsprotoError(f"There is no family {family}: data/scenarios has one file for each.")
-    with _endpoint(base_url, model) as endpoint, _bar("scenarios", len(chosen)) as done:
+    with connected_endpoint(base_url, model) as endpoint, _bar("scenarios", len(chosen)) as done:
         make_desk = desk_maker(endpoint, temperature=temperature)
         results = scenarios.play_each(chosen, make_desk, workers=workers, progress=done)
     families, passed = scenarios.by_family(results), sum(result.passed for result in results)
@@ -260,7 +259,7 @@ def references_command(
     """Measure how well a model finds orders by articles it never saw, places, parts of numbers."""
     from csproto.measure.references import measure
 
-    with _endpoint(base_url, model) as endpoint:
+    with connected_endpoint(base_url, model) as endpoint:
         table = measure(endpoint, count)
     if as_json:
         print(table.reset_index().to_json(orient="records", force_ascii=False))

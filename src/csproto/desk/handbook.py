@@ -130,6 +130,8 @@ class WishFile(_Part):
     needs_order: whether the wish is about an order.
     each_order: whether every order named gets a decision; otherwise only the first one
         does.
+    examples: for the prompt of every model.
+    spare: more examples; a model's profile names those that help it.
     """
 
     intent: str
@@ -145,6 +147,7 @@ class WishFile(_Part):
     needs_order: bool = True
     each_order: bool = True
     examples: list[Example] = []
+    spare: list[Example] = []
     rules: dict[str, Rule] = {}
 
     def suits(self, order: OrderView) -> bool:

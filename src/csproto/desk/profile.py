@@ -5,6 +5,8 @@ folder of this machine, in `data/models/NAME.yaml`, where NAME is the last part 
 or path. What they leave out comes from `data/models/default.yaml`.
 """
 
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,6 +36,7 @@ class Profile(BaseModel):
     """The settings for one model.
 
     prompt: the whole system prompt; if empty, the prompt is built from the wish files.
+    examples: the texts of the spare examples of the wish files that this prompt has too.
     limits: how sure the model must be, lest the desk asks what is meant.
     sampling: the sampling parameters of every model call.
     guess: whether the model is told a first guess at each message (see `FirstGuess`).
@@ -43,6 +46,7 @@ class Profile(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     prompt: str = ""
+    examples: tuple[str, ...] = ()
     limits: Limits = SURE
     sampling: dict[Sampling, int | float] = {"temperature": 0.0}  # top_k must stay an int
     guess: bool = False
@@ -69,6 +73,30 @@ def profile_file(model: str | Path) -> Path:
     """Return the file of a model's profile, whether it exists or not."""
     folder = Path(model)
     return folder / FILE if folder.is_dir() else FOLDER / f"{folder.name}.yaml"
+
+
+def writable_profile(model: str | Path) -> Path:
+    """Return the file into which `change_profile` will write.
+
+    Raises ProfileError if it cannot be written, which is better known before hours of
+    measuring than after them.
+    """
+    path = profile_file(model)
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise ProfileError(
+            f"The profile of {model} cannot be written to {path}: it is not writable. Leave "
+            "--write-profile out, and write the values there by hand."
+        )
+    return path
+
+
+def change_profile(model: str | Path, changes: Mapping[str, Any]) -> Path:
+    """Change values of a model's profile, and return the profile's file."""
+    path = writable_profile(model)
+    profile = Profile.model_validate({**profile_of(model).model_dump(), **changes})
+    # JSON is YAML too, so this fits both kinds of profile.
+    path.write_text(profile.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    return path
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -39,11 +39,36 @@ def prompt_messages(
 
     guess: what the examples have as the first guess.
 
-    Raises HandbookError for an example that answers a question which cannot be put.
+    Raises HandbookError for an example that answers a question which cannot be put, or
+    that no wish file has.
     """
     if profile.prompt:
         return (Message("system", profile.prompt),)
-    return (Message("system", instructions(handbook)), *example_messages(handbook, guess))
+    chosen = [_spare(text, handbook) for text in profile.examples]
+    return (
+        Message("system", instructions(handbook)),
+        *example_messages(handbook, guess),
+        # At the end: what stands before them stays in the server's prefix cache.
+        *(message for e, intent in chosen for message in _exchange(e, intent, handbook, guess)),
+    )
+
+
+def spare_examples(handbook: Handbook) -> dict[str, list[Example]]:
+    """Return the spare examples of each wish file, by intent."""
+    return {intent: wish.spare for intent, wish in handbook.wishes.items()}
+
+
+def _spare(text: str, handbook: Handbook) -> tuple[Example, str]:
+    """Return the spare example with a text, and its wish's intent."""
+    for intent, examples in spare_examples(handbook).items():
+        for example in examples:
+            if example.text == text:
+                return example, intent
+    raise HandbookError(
+        f"The model's profile names the example {text!r}, which no wish file has under `spare`. "
+        "Take it out of the profile's `examples`, or choose them anew with "
+        "`csproto model prompt --tune`."
+    )
 
 
 def instructions(handbook: Handbook) -> str:

@@ -1,18 +1,13 @@
 """A model measured on cases: the desk plays them, and the figures are drawn from what it did."""
 
-import json
-import os
 from collections.abc import Sequence
-from dataclasses import asdict
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from sqlalchemy.engine import Engine
 
-from csproto.desk.profile import Profile, profile_file, profile_of
+from csproto.desk.profile import Profile, profile_of
 from csproto.desk.state import Limits
-from csproto.errors import CsprotoError
 from csproto.measure.cases import BadCases, Case
 from csproto.measure.play import MakeDesk, Progress, play_all
 from csproto.measure.report import Report
@@ -98,27 +93,3 @@ def limits_for(report: Report, asked_back: float) -> Limits:
     risky = [row["sure"] for row in report.unwanted_writes() if row["sure"] is not None]
     writing = min(0.99, max([answering, *(value + 0.001 for value in risky)]))
     return Limits(round(answering, 3), round(writing, 3))
-
-
-def limits_file(model: str) -> Path:
-    """Return the profile into which `write_limits` will write.
-
-    Raises CsprotoError if it cannot be written, which is better known before an evaluation
-    of hours than after it.
-    """
-    path = profile_file(model)
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise CsprotoError(
-            f"The limits of {model} cannot be written to {path}: it is not writable. Leave "
-            "--write-profile out, and write them there by hand."
-        )
-    return path
-
-
-def write_limits(model: str, limits: Limits) -> Path:
-    """Write limits into a model's profile, and return the profile's file."""
-    path = limits_file(model)
-    profile = profile_of(model).model_dump() | {"limits": asdict(limits)}
-    # JSON is YAML too, so this fits both kinds of profile.
-    path.write_text(json.dumps(profile, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    return path
