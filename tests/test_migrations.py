@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from alembic import command as alembic
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
@@ -65,10 +66,17 @@ def first_version(engine: Engine) -> None:
         }
         values |= dict.fromkeys(("address", "note", "carrier", "tracking_number"), "")
         session.execute(insert(table("orders", *map(column, values))).values(**values))
+        ticket = {
+            "customer_id": "C001",
+            "order_id": "1",
+            "escalated": False,
+            "closed": False,
+            "created_at": NOW.replace(tzinfo=None),
+            "summary": "x",
+        }
         for kind in ("payment", "payment", "refund_overdue", "urge", "urge"):
-            session.add(
-                Ticket(customer_id="C001", order_id="1", kind=kind, created_at=NOW, summary="x")
-            )
+            row = ticket | {"kind": kind}
+            session.execute(insert(table("ticket", *map(column, row))).values(**row))
 
 
 def open_tickets(engine: Engine) -> list[str]:
@@ -106,6 +114,27 @@ def test_the_first_version_keeps_what_is_in_it(empty_database: str) -> None:
         assert min(session.scalars(payments)) == 1
     again = Write("payment", "1", "again")
     assert OrderApi(engine).write("k", "C001", again, NOW, "payment.review") == 1
+
+
+def test_the_step_for_the_staff_keeps_open_and_closed_tickets(empty_database: str) -> None:
+    """From the step before it; nobody knows who closed what was closed then."""
+    engine = open_engine(empty_database)
+    first_version(engine)
+    with engine.begin() as connection:
+        config = Config()
+        config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+        config.attributes["connection"] = connection
+        alembic.stamp(config, "0001")
+        alembic.upgrade(config, "0005")
+        connection.execute(text("UPDATE ticket SET closed = true WHERE kind = 'urge'"))
+    assert schema_of(engine) == "0005"
+    assert migrate(engine) == ("0005", SCHEMA)
+    assert open_tickets(engine) == ["payment", "refund_overdue"]
+    with Session(engine) as session:
+        for ticket in session.scalars(select(Ticket)):
+            assert (ticket.taken_by, ticket.closed_by, ticket.note) == ("", "", "")
+            assert (ticket.taken_at, ticket.closed_at) == (None, None)
+            assert ticket.summary == "x"
 
 
 def test_the_database_itself_refuses_a_second_open_ticket(empty_database: str) -> None:

@@ -38,6 +38,7 @@ from csproto.shop.store import (
     Ticket,
     open_engine,
 )
+from csproto.shop.tickets import waiting
 
 # -- both databases
 
@@ -431,7 +432,7 @@ def test_a_ticket_can_be_left_while_the_order_system_is_down(engine: Engine) -> 
     api = OrderApi(engine, Faults(error_rate=1.0))
     number = api.leave_ticket("key", "C001", "cancel_order: 取消", NOW)
     assert api.leave_ticket("key", "C001", "again", NOW) == number
-    (ticket,) = api.open_tickets()
+    (ticket,) = waiting(engine)
     assert (ticket.id, ticket.kind, ticket.escalated, ticket.summary) == (
         number,
         "unavailable",
@@ -447,26 +448,7 @@ def test_a_database_that_is_gone_is_the_order_system_that_is_down(tmp_path: Path
         OrderApi(empty).facts("C001")
 
 
-# -- tickets, and being forgotten
-
-
-def test_tickets_come_escalated_first_then_oldest_and_closed_ones_not(
-    engine: Engine, api: OrderApi
-) -> None:
-    for place, (hours, escalated) in enumerate(
-        [(1, False), (3, False), (2, True), (5, True), (3, False)]
-    ):
-        api.write(
-            f"k{place}",
-            "C001",
-            replace(URGE, detail=str(place), escalated=escalated),
-            NOW - timedelta(hours=hours),
-            "rule",
-        )
-    assert [t.summary for t in api.open_tickets()] == ["3", "2", "1", "4", "0"]
-    with Session(engine) as session, session.begin():
-        session.scalars(select(Ticket).where(Ticket.summary == "2")).one().closed = True
-    assert [t.summary for t in api.open_tickets()] == ["3", "1", "4", "0"]
+# -- being forgotten
 
 
 def test_forgetting_erases_everything_of_one_customer_and_nothing_of_others(

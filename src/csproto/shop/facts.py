@@ -22,6 +22,9 @@ WriteKind = Literal[
     "unavailable",
 ]
 NO_TICKET = ("cancel", "address", "invoice", "withdraw")  # writes that open no ticket
+# Tickets that go to the front of the queue by their kind, because money is at risk or
+# somebody waits for a person. A rule can put any other ticket there (`Write.escalated`).
+URGENT: tuple[WriteKind, ...] = ("payment", "handoff", "unavailable", "refund_overdue")
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from csproto.shop.store import (
 )
 
 T = TypeVar("T")
+STAFF_ACTIONS = ("ticket_taken", "ticket_closed")  # in the audit table
 
 
 class OrderSystemDown(CsprotoError):
@@ -178,27 +179,19 @@ class OrderApi:
     def forget(self, customer_id: str) -> None:
         """Erase a customer and everything that names them. Raises OrderSystemDown.
 
+        That a member of staff took or closed a ticket stays, without the customer.
         It waits for writes for this customer that are under way. Later ones are
         refused.
         """
         with database_errors_typed(), Session(self.engine) as session, session.begin():
             session.get(Customer, customer_id, with_for_update=True)
+            by_staff = update(Audit).where(
+                Audit.customer_id == customer_id, Audit.action.in_(STAFF_ACTIONS)
+            )
+            session.execute(by_staff.values(customer_id="", order_id=""))
             for table in (Ticket, Audit, ConversationRow, Order):
                 session.execute(delete(table).where(table.customer_id == customer_id))
             session.execute(delete(Customer).where(Customer.id == customer_id))
-
-    def open_tickets(self) -> list[Ticket]:
-        """Return the open tickets: escalated ones first, then the oldest.
-
-        Raises OrderSystemDown.
-        """
-        waiting = (
-            select(Ticket)
-            .where(~Ticket.closed)
-            .order_by(Ticket.escalated.desc(), Ticket.created_at, Ticket.id)
-        )
-        with database_errors_typed(), Session(self.engine, expire_on_commit=False) as session:
-            return list(session.scalars(waiting))
 
     def _retried(self, call: Callable[[], T], writes: bool = False) -> T:
         """Make a call, with the faults, until it succeeds or its tries or its time run out."""
@@ -262,7 +255,9 @@ class OrderApi:
                     self.change(session, customer_id, write, now)
                 if write.kind == "withdraw":
                     returns = _open(customer_id, write.order_id, "return")
-                    session.execute(update(Ticket).where(*returns).values(closed=True))
+                    session.execute(
+                        update(Ticket).where(*returns).values(closed=True, closed_at=now)
+                    )
                 if write.kind in NO_TICKET:
                     return 0
                 ticket = _ticket(session, customer_id, write, now)
@@ -346,7 +341,8 @@ def _ticket(session: Session, customer_id: str, write: Write, now: datetime) -> 
     """
     if write.kind in ONE_OPEN:
         open_ones = select(Ticket).where(*_open(customer_id, write.order_id, write.kind))
-        if ticket := session.scalars(open_ones).first():
+        # Locked, so that no member of staff closes it before the detail is added.
+        if ticket := session.scalars(open_ones.with_for_update()).first():
             if write.detail not in ticket.summary:
                 ticket.summary = f"{ticket.summary}\n{write.detail}"[:TICKET_SUMMARY]
             ticket.escalated = ticket.escalated or write.escalated

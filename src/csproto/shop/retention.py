@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from datetime import datetime
 
-from sqlalchemy import delete
+from sqlalchemy import delete, func
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import OperationalError
 
@@ -30,16 +30,19 @@ def forget(engine: Engine, customer_id: str) -> None:
 def prune(engine: Engine, before: datetime) -> Mapping[str, int]:
     """Erase conversations, closed tickets and audit rows from before a moment.
 
-    An open ticket is kept, however old it is: somebody waits for an answer. A
+    An open ticket is kept, however old it is: somebody waits for an answer. A closed one
+    is as old as its end, and goes with the customer's words and the staff's note. A
     conversation is as old as its first message, so that its audit rows, which keep its
     writes from happening twice, are never erased before it.
 
     Returns how many rows of each table were erased. Raises OrderSystemDown and
     TracesLeft.
     """
+    # Before schema 0006, nothing said when a ticket was closed.
+    ended_at = func.coalesce(Ticket.closed_at, Ticket.created_at)
     old = {
         "conversations": delete(ConversationRow).where(ConversationRow.started_at < before),
-        "closed tickets": delete(Ticket).where(Ticket.closed, Ticket.created_at < before),
+        "closed tickets": delete(Ticket).where(Ticket.closed, ended_at < before),
         "audit rows": delete(Audit).where(Audit.at < before),
     }
     with database_errors_typed(), engine.begin() as connection:

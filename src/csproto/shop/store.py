@@ -27,10 +27,11 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from csproto.logs import request_number
 
-SCHEMA = "0005"  # the newest step of csproto.shop.migrations, which makes the tables below
+SCHEMA = "0006"  # the newest step of csproto.shop.migrations, which makes the tables below
 CONNECTING = 3  # seconds to reach a database server, and to get a connection from the pool
 PATIENCE = 4.0  # seconds for one statement: each takes milliseconds, and a customer waits for it
 TICKET_SUMMARY = 2_000  # characters
+STAFF_NAME, STAFF_NOTE = 80, 500  # characters
 
 # A customer has at most one open ticket of each of these kinds for an order. Asking
 # again adds to that ticket.
@@ -127,6 +128,9 @@ class Ticket(Base):
     kind: one of those `facts.WriteKind` that open a ticket.
     summary: the customer's own words, with nothing masked, because whoever works on the
         ticket may have to call back or send something. It is erased with the customer.
+    taken_by, closed_by: members of staff; empty if nobody took it, or if the customer
+        withdrew what it is about.
+    note: what the staff wrote when they closed it. It is erased with the customer, too.
     """
 
     __tablename__ = "ticket"
@@ -150,14 +154,20 @@ class Ticket(Base):
     closed: Mapped[bool] = mapped_column(default=False)
     summary: Mapped[str] = mapped_column(String(TICKET_SUMMARY), default="")
     created_at: Mapped[datetime]
+    taken_by: Mapped[str] = mapped_column(String(STAFF_NAME), default="")
+    taken_at: Mapped[datetime | None]
+    closed_by: Mapped[str] = mapped_column(String(STAFF_NAME), default="")
+    closed_at: Mapped[datetime | None]
+    note: Mapped[str] = mapped_column(String(STAFF_NOTE), default="")
 
 
 class Audit(Base):
-    """One row for each write that the assistant made.
+    """One row for each write that the assistant made, and for what staff did with tickets.
 
     key: lets a repeated write change nothing.
-    detail: names the ticket that was opened. It has nothing that the customer wrote; a
-        changed address, for example, is only in its order.
+    detail: names the ticket that was opened, or the one that staff took or closed, and
+        who did. It has nothing that the customer wrote; a changed address, for example,
+        is only in its order.
     request: the number of the page's request, which is also in the log; else empty.
     """
 
