@@ -2,11 +2,12 @@
 
 import json
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from csproto.cli.common import AsJson, BaseUrl, CustomerId, app, err, out, progress
+from csproto.cli.printing import chosen, cost, print_fitting, rows, show
 from csproto.errors import CsprotoError
 
 if TYPE_CHECKING:
@@ -20,12 +21,12 @@ DEMO = (
     ("C001", ("我的订单#789012还没发货,能催一下吗?",)),
     ("C002", ("Hi, where is my desk lamp? Order 901234",)),
 )
-NEXT = """
-What next:
-  make serve                                  keep a server running for the commands below
-  .venv/bin/csproto chat                      talk to the desk
-  .venv/bin/csproto ask "快递单号多少" --json    one answer with everything behind it
-  make lab                                    the notebooks, beginning with 01_quickstart"""
+NEXT = (
+    ("make serve", "keep a server running for the commands below"),
+    (".venv/bin/csproto chat", "talk to the desk"),
+    ('.venv/bin/csproto ask "快递单号多少" --json', "one answer with all that is behind it"),
+    ("make lab", "the notebooks, beginning with 01_quickstart"),
+)
 
 
 @app.command()
@@ -68,30 +69,39 @@ def demo(
             for customer, texts in DEMO:
                 conversation = desk.open(customer)
                 for text in texts:
-                    out.print(f"\n{customer}: {text}", style="cyan", markup=False)
+                    print_fitting("", rows([(customer, text)], "cyan"))
                     turn = desk.turn(conversation, text)
                     show(turn, turn.as_dict(desk.handbook))
-    out.print(NEXT)
+    print_fitting("\nWhat next:", rows(NEXT))
 
 
 @app.command()
 def chat(customer: CustomerId = "C001", base_url: BaseUrl = None) -> None:
-    """Talk to the desk in the terminal.
+    """Talk to the desk in the terminal. /help there shows the commands.
 
-    A number presses a button. Ctrl-C stops an answer. An empty line or Ctrl-D ends the chat.
+    A number chooses an answer. Ctrl-C stops an answer, twice it leaves. Ctrl-D leaves.
+    In a pipe each line is a message, and an empty line ends the chat.
     """
     from csproto.opening import open_desk
 
+    in_terminal = sys.stdin.isatty() and sys.stdout.isatty()
     with progress() as say:
+        if in_terminal:
+            say("opening the desk")  # imports SGLang, which takes seconds
         opened = open_desk(base_url, progress=say)
         desk = opened.__enter__()
     try:
-        _chat(desk, customer)
+        if in_terminal:
+            from csproto.cli.terminal import TerminalChat
+
+            TerminalChat(desk, customer).run()
+        else:
+            _plain_chat(desk, customer)
     finally:
         opened.__exit__(None, None, None)
 
 
-def _chat(desk: "Assistant", customer: str) -> None:
+def _plain_chat(desk: "Assistant", customer: str) -> None:
     conversation = desk.open(customer)
     example = {"zh": "我的订单到哪了", "en": "where is my order"}[conversation.language]
     out.print(
@@ -99,13 +109,12 @@ def _chat(desk: "Assistant", customer: str) -> None:
     )
     buttons: list[dict[str, str]] = []
     while text := _line():
-        if text.isdigit() and 0 < int(text) <= len(buttons):
-            text = buttons[int(text) - 1]["text"]
-        if turn := _answered(desk, conversation, text):
+        if turn := _answered(desk, conversation, chosen(text, buttons)):
             buttons = turn.choices
             for number, button in enumerate(buttons, 1):
                 out.print(f"  {number}  {button['label']}", markup=False)
-            out.print(_why(turn, turn.as_dict(desk.handbook)), style="dim", markup=False)
+            rules = ", ".join(decision.rule for decision in turn.decisions)
+            out.print(f"{rules} · {cost(turn)}", style="dim", markup=False)
 
 
 def _answered(desk: "Assistant", conversation: "Conversation", text: str) -> "Turn | None":
@@ -135,39 +144,3 @@ def _line() -> str:
         return input("> ").strip()
     except (EOFError, KeyboardInterrupt):
         return ""
-
-
-def show(turn: "Turn", shown: dict[str, Any]) -> None:
-    """Print a turn as a person reads it: the reply first, then why.
-
-    shown: `turn.as_dict(...)`.
-    """
-    out.print(turn.reply, style="bold", markup=False)
-    if turn.choices:
-        labels = " · ".join(button["label"] for button in turn.choices)
-        out.print(f"buttons  {labels}", markup=False)
-    if turn.triage:
-        second = f", else {turn.runner_up}" if turn.runner_up else ""
-        out.print(
-            f"read as  {turn.triage.to_wire()} ({turn.sure or 0:.0%} sure{second})", markup=False
-        )
-    for decision in shown["decisions"]:
-        written = f"; writes {decision['write']}" if decision["write"] else ""
-        source = f"by {decision['rule']} ({decision['source']})"
-        out.print(f"decided  {decision['action']} {source}{written}", markup=False)
-    if shown["waiting"]:
-        orders = ", ".join(shown["waiting"]["orders"])
-        out.print(
-            f"waits    for an answer about {shown['waiting']['intent']} {orders}", markup=False
-        )
-    out.print(_why(turn, shown), style="dim", markup=False)
-
-
-def _why(turn: "Turn", shown: dict[str, Any]) -> str:
-    """Return one line of figures about a turn."""
-    usage, rules = turn.usage, ", ".join(d["rule"] for d in shown["decisions"])
-    return (
-        f"{rules} · {turn.total_ms:.0f} ms · {usage.prompt_tokens} prompt tokens, "
-        f"{usage.cached_tokens} of them from the prefix cache, {usage.completion_tokens} written "
-        f"in {usage.model_calls} calls"
-    )
