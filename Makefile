@@ -10,7 +10,7 @@ STAMP := $(VENV)/.ready-$(GPU)
 PYTEST := $(RUN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all browser lint serve web lab notebooks bench bench-setup clean
+.PHONY: help setup demo test test-all test-real browser lint serve web lab notebooks bench bench-setup clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -30,6 +30,9 @@ test: $(STAMP) lint ## lint, types and all tests
 
 test-all: $(STAMP) lint ## the long suites too
 	CSPROTO_LONG=1 $(PYTEST) -m ""
+
+test-real: $(STAMP) ## the desk with a real model (CSPROTO_REAL_MODEL=folder), about ten minutes
+	$(RUN)/pytest -m real
 
 browser: ## install what the browser tests need: Chromium, a Chinese font, npm (Debian or Ubuntu, as root)
 	@requirements/browser.sh

@@ -13,7 +13,7 @@ from csproto.measure.baselines import Keywords, baseline_rows
 from csproto.measure.cases import load_cases
 from csproto.measure.evaluate import SETS
 from csproto.measure.report import Report
-from csproto.minimodel.lists import entries, fold_of, lists
+from csproto.minimodel.lists import FOLDS, entries, fold_of, lists
 from csproto.shop.orders import OrderApi
 
 INTENTS = tuple(default_handbook().intents)
@@ -97,11 +97,12 @@ def test_examples_of_the_prompt_have_the_form_of_a_transcript(guess: FirstGuess)
             assert next(iter(json.loads(messages[place - 1].content))) == "guess"
 
 
-def test_each_fold_is_a_half_of_the_corpus() -> None:
-    """The classifier that guesses about one half in training was fitted on the other."""
+def test_the_folds_are_equal_parts_of_the_corpus() -> None:
+    """The classifier that guesses about one part in training was fitted on the others."""
     for language in ("zh", "en"):
         for name in ("return_exchange", "other", "several"):
-            halves = [entries(language, name, fold) for fold in (0, 1)]
-            assert sorted(halves[0] + halves[1]) == sorted(lists(language)[name])
-            assert all(fold_of(line) == fold for fold in (0, 1) for line in halves[fold])
-            assert 0.4 < len(halves[0]) / len(lists(language)[name]) < 0.6
+            every = lists(language)[name]
+            folds = [entries(language, name, fold) for fold in range(FOLDS)]
+            assert sorted(line for fold in folds for line in fold) == sorted(every)
+            assert all(fold_of(line) == n for n, fold in enumerate(folds) for line in fold)
+            assert all(0.8 < len(fold) * FOLDS / len(every) < 1.2 for fold in folds)

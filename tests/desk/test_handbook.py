@@ -71,3 +71,11 @@ def test_words_that_are_missing_in_a_language_are_named(
         Handbook(folder)
     assert Path(name).name in str(error.value)
     assert f"nothing in {where[-1]}" in str(error.value)
+
+
+def test_a_question_about_one_order_alone_is_refused(folder: Path) -> None:
+    """The desk asks one question about several orders."""
+    where = ("rules", "cancel.confirm", "ask", "en")
+    change(folder / "wishes" / "cancel_order.yaml", *where, value=["Shall we cancel {order}?"])
+    with pytest.raises(HandbookError, match=r"cancel_order.yaml.*write {orders}"):
+        Handbook(folder)

@@ -85,7 +85,8 @@ def test_every_intent_act_and_slot_is_practised(transcripts) -> None:
         if not slot.claim
     }
     assert slots == wanted
-    assert max(len(wish.orders) for wish in wishes) >= 2
+    naming = [wish for wish in wishes if wish.orders]
+    assert sum(len(wish.orders) > 1 for wish in naming) > 0.08 * len(naming)
 
 
 def test_the_same_seed_gives_the_same_transcripts() -> None:

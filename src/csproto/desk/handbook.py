@@ -6,11 +6,19 @@ Another shop has another folder with the same files. Nothing here depends on a m
 from collections.abc import Mapping
 from functools import cache, cached_property
 from pathlib import Path
+from string import Formatter
 from typing import Annotated, Any, Literal, TypeVar, get_args
 from zoneinfo import ZoneInfo
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+)
 
 from csproto.errors import CsprotoError
 from csproto.settings import DATA
@@ -32,7 +40,7 @@ def _in_every_language(words: dict[Language, T]) -> dict[Language, T]:
 Word = Annotated[dict[Language, str], AfterValidator(_in_every_language)]
 Words = Annotated[dict[Language, list[str]], AfterValidator(_in_every_language)]
 Texts = Annotated[list[str], Field(min_length=1)]
-Questions = Annotated[dict[Language, Texts], AfterValidator(_in_every_language)]
+Replies = Annotated[dict[Language, Texts], AfterValidator(_in_every_language)]
 
 
 class HandbookError(CsprotoError):
@@ -80,7 +88,7 @@ class Rule(_Part):
     openings: the openings that may stand before a wording.
     say: the wordings by language, with the names of facts in braces.
     ask: the wordings of the question at the end of the reply, for a rule that asks
-        something.
+        something; {orders} in them are all orders that it asks about.
     """
 
     action: str
@@ -88,8 +96,21 @@ class Rule(_Part):
     waits: Literal["yes", "detail", "human"] = "yes"
     openings: list[Opening] = ["none"]
     say: Words = {}
-    ask: Questions = {}
-    kinds: dict[str, Questions] = {}  # small talk: wordings by kind
+    ask: Replies = {}
+    kinds: dict[str, Replies] = {}  # small talk: wordings by kind
+
+    @field_validator("ask")
+    @classmethod
+    def _about_every_order(cls, ask: dict[Language, list[str]]) -> dict[Language, list[str]]:
+        """Refuse a question about one order: the desk asks one question about several."""
+        for wording in (wording for wordings in ask.values() for wording in wordings):
+            names = {name for _, name, *_ in Formatter().parse(wording) if name}
+            if one := names & {"order", "item"}:
+                raise ValueError(
+                    f"{wording!r} has {{{min(one)}}}, but a question may be about several "
+                    "orders: write {orders}"
+                )
+        return ask
 
 
 class ExampleOrder(_Part):

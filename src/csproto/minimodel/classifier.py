@@ -9,7 +9,7 @@ from typing import Any
 from csproto.desk.guess import FILE, FirstGuess, vectorizer
 from csproto.desk.handbook import Handbook, default_handbook
 from csproto.desk.transcript import clean
-from csproto.minimodel.lists import BLANK, fold_of, lists, phrases
+from csproto.minimodel.lists import BLANK, FOLDS, fold_of, lists, phrases
 
 KEPT_NGRAMS = 65_000  # of 150,000: the others change nothing
 STRONGEST = 127  # the weights are kept as whole numbers of 8 bits
@@ -17,10 +17,10 @@ NUMBERS = ("order", "order2", "ref", "new_phone", "phone", "tax_id", "amount", "
 SMALL_TALK = ("other", "aside", "greetings", "hostile", "hesitate")
 
 
-def labelled_lines(handbook: Handbook, fold: int | None = None) -> tuple[list[str], list[str]]:
+def labelled_lines(handbook: Handbook, without: int | None = None) -> tuple[list[str], list[str]]:
     """Return lines of the corpus with one wish each, and the intent of each line.
 
-    fold: only the lines of this half, 0 or 1 (see `fold_of`).
+    without: leave out the lines of this fold.
     """
     pick, texts, intents = random.Random(1), list[str](), list[str]()
     for language in ("zh", "en"):
@@ -30,21 +30,21 @@ def labelled_lines(handbook: Handbook, fold: int | None = None) -> tuple[list[st
                 for line in lists(language).get(name, ()):
                     label = line[0].labels[0] if name == "hostile" else intent
                     text = clean(_filled(line[0].text, language, pick))
-                    if fold is None or fold_of(line) == fold:
+                    if fold_of(line) != without:
                         texts.append(text)
                         intents.append(label)
     return texts, intents
 
 
 @cache
-def cross_fitted() -> tuple[FirstGuess, FirstGuess]:
-    """Return two classifiers; each was fitted on the lines that are not in its fold.
+def cross_fitted() -> list[FirstGuess]:
+    """Return a classifier for each fold, fitted on the lines of the other folds.
 
     The mini model learns from their guesses how far a guess about an unknown line can
     be trusted.
     """
-    one, other = (FirstGuess(**_fit(*labelled_lines(default_handbook(), n))) for n in (1, 0))
-    return one, other
+    folds = [labelled_lines(default_handbook(), without=fold) for fold in range(FOLDS)]
+    return [FirstGuess(**_fit(*lines)) for lines in folds]
 
 
 def save(handbook: Handbook, path: Path = FILE) -> None:

@@ -22,7 +22,7 @@ from csproto.desk.transcript import NONCE_DIGITS, Message, Role, clean, hints, o
 from csproto.desk.triage import Triage, Wish
 from csproto.minimodel.classifier import cross_fitted
 from csproto.minimodel.customers import order_number, shop
-from csproto.minimodel.lists import articles, phrases
+from csproto.minimodel.lists import FOLDS, articles, phrases
 from csproto.minimodel.speaker import Said, Speaker
 from csproto.shop.orders import OrderSystemDown
 
@@ -124,8 +124,8 @@ class Talk:
             days=pick.randrange(730), minutes=pick.randrange(1440)
         )
         self.shop = shop(pick, self.language, self.now, held_out)
-        # The guesses about one half of the corpus are made by a classifier fitted on the other.
-        fold = pick.randrange(2)
+        # The guesses about one part of the corpus are made by a classifier fitted on the others.
+        fold = pick.randrange(FOLDS)
         self.guess = cross_fitted()[fold] if pick.random() < GUESSED else no_guess
         self.speaker = Speaker(self.language, pick, self.shop, handbook, fold)
         self.oracle = Oracle(pick, handbook)

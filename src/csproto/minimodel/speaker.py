@@ -34,6 +34,27 @@ PLAIN_REASONS = {
     "complaint": "reasons_complaint",
     "payment_issue": "reasons_payment",
 }
+LISTABLE = ("order", "item")  # blanks that may name several orders
+PAIRED = 0.13  # share of messages with one such blank in which it does
+BETWEEN = {  # what stands between orders, and before the last one
+    "zh": [
+        ("、", "和"),
+        ("、", "和"),
+        (",", "还有"),
+        (" ", " "),
+        ("，", "跟"),
+        ("、", "、"),
+        ("和", "和"),
+    ],
+    "en": [
+        (", ", " and "),
+        (", ", " and "),
+        (", ", ", "),
+        (" ", " "),
+        (" and ", " and "),
+        (", ", " & "),
+    ],
+}
 NAMING = 0.45  # share of wishes that certainly name an order
 SHORTER = 0.6  # share of entries that are the shorter of two
 LONGEST_SLOT = 120
@@ -55,7 +76,7 @@ class Speaker(Pointing):
     """One customer's way of writing.
 
     offered: the orders shown in a question that is open, if any.
-    fold: the half of the corpus that the messages come from; both unless given.
+    fold: the part of the corpus that the messages come from; all of it unless given.
     """
 
     def __init__(
@@ -206,11 +227,15 @@ class Speaker(Pointing):
 
     def _fill(self, segment: Segment, intent: str, used: set[str] | None = None) -> Filled:
         filled, taken = Filled(), set(used or ())
+        pointers = [match[1] for match in BLANK.finditer(segment.text) if match[1] in POINTERS]
+        paired = len(pointers) == 1 and self.pick.random() < PAIRED
 
         def fill(match: re.Match[str]) -> str:
             if match[1] not in BLANKS:  # braces that somebody typed
                 return match[0]
             value = self._blank(match[1], match[2], intent, filled, taken)
+            if paired and match[1] in LISTABLE and filled.main:
+                value = self._with_others(match[1], value, filled, taken)
             filled.kept.append(value)
             return value
 
@@ -228,6 +253,9 @@ class Speaker(Pointing):
             return typed(filled.main.id, pick, own=True)
         if name == "item" and filled.main and (alias := self._alias(filled.main)):
             return alias
+        if name == "item" and filled.orders and not filled.main:
+            # "the shirt, 999999": the number counts, and it is none of theirs.
+            return self.pick.choice(self.pick.choice(articles()).aliases[self.language])
         if name in ("order", "order2"):
             return self._number(filled, taken)
         if name in ("item", "item2"):
@@ -247,6 +275,20 @@ class Speaker(Pointing):
         if name == "thing":
             return pick.choice(pick.choice(articles()).aliases[self.language])
         return literal or self._colour(name)
+
+    def _with_others(self, name: str, value: str, filled: Filled, taken: set[str]) -> str:
+        """A reference to an order, with one or two more orders named beside it."""
+        values = [value]
+        for _ in range(2 if self.pick.random() < 0.15 else 1):
+            if not self._order(taken) or self.pick.random() < 0.02:
+                break
+            listed = self._number if name == "order" or self.pick.random() < 0.1 else self._item
+            values.append(listed(filled, taken))
+        *most, last = values
+        if not most:
+            return value
+        between, final = self.pick.choice(BETWEEN[self.language])
+        return between.join(most) + final + last
 
     # -- other blanks
 
