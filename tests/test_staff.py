@@ -4,7 +4,10 @@ The store is tested on SQLite, and on PostgreSQL where one is installed.
 """
 
 import json
+import logging
+import re
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -12,6 +15,7 @@ from datetime import datetime, timedelta
 from typing import Any, get_args
 
 import pytest
+from fastapi.testclient import TestClient
 from scripted import says, scripted
 from sqlalchemy import select
 from sqlalchemy.engine import Engine
@@ -22,6 +26,7 @@ from csproto.chat.tickets import progress, with_conversations
 from csproto.cli import main
 from csproto.desk.conversation import Conversation
 from csproto.desk.handbook import default_handbook
+from csproto.settings import SettingInvalid
 from csproto.shop.facts import NO_TICKET, URGENT, Write, WriteKind
 from csproto.shop.migrations import migrate
 from csproto.shop.orders import STAFF_ACTIONS, OrderApi
@@ -37,7 +42,12 @@ from csproto.shop.tickets import (
     take,
     waiting,
 )
+from csproto.web.app import create_app
+from csproto.web.configured import configured_app
+from csproto.web.limits import Limits
+from csproto.web.visitors import Signer
 
+ROOMY = Limits(burst=10_000, per_minute=10_000)
 STORY = "I want to talk to a human agent, my number is 555-0199"
 HANDOFF = Write("handoff", detail=STORY, escalated=True)
 LATER = NOW + timedelta(minutes=5)
@@ -355,3 +365,230 @@ def test_show_take_and_close(command: Any, engine: Engine, talk: Any) -> None:
     assert "There is no ticket T00099" in unknown.stderr
     for wrong in (["show", "seven"], ["take", "1"], ["close"]):
         assert command(*wrong).returncode == 2, wrong
+
+
+# -- the API of the page
+
+
+TOKEN = "a-token-for-tests-only"
+BEARER = {"Authorization": f"Bearer {TOKEN}", "Accept-Language": "en"}
+
+
+@pytest.fixture
+def desk(engine: Engine) -> Any:
+    """A desk without a model on the demo shop, where every message asks for a human."""
+    return scripted(OrderApi(engine), says("human_agent"))
+
+
+@pytest.fixture
+def app(desk: Any) -> Any:
+    return create_app(desk, staff_token=TOKEN, limits=ROOMY)
+
+
+def signed_in(app: Any, name: str = "Anna", **options: Any) -> TestClient:
+    """A browser in which a member of staff has signed in."""
+    browser = TestClient(app, headers={"Accept-Language": "en"}, **options)
+    answer = browser.post("/api/staff/session", json={"token": TOKEN, "by": name})
+    assert answer.json() == {"by": name}
+    return browser
+
+
+STAFF_ROUTES = [
+    ("GET", "/api/staff/tickets"),
+    ("GET", "/api/staff/tickets/1"),
+    ("POST", "/api/staff/tickets/1/take"),
+    ("POST", "/api/staff/tickets/1/close"),
+]
+
+
+def test_without_a_token_in_the_settings_there_is_no_staff_page(desk: Any) -> None:
+    client = TestClient(create_app(desk, limits=ROOMY))
+    pages = [("GET", "/staff"), ("GET", "/staff/words.json"), ("POST", "/api/staff/session")]
+    for method, path in [*pages, *STAFF_ROUTES]:
+        body = {} if method == "POST" else None
+        for headers in ({}, BEARER, {"Authorization": "Bearer "}):
+            assert client.request(method, path, json=body, headers=headers).status_code == 404, path
+
+
+@pytest.mark.parametrize(("method", "path"), STAFF_ROUTES)
+def test_nobody_but_staff_reaches_a_ticket(
+    app: Any, engine: Engine, talk: Any, method: str, path: str
+) -> None:
+    talk()
+    for headers in (
+        {},
+        {"Authorization": "Bearer wrong"},
+        {"Authorization": f"Basic {TOKEN}"},
+        {"Authorization": "Bearer"},
+        {"Cookie": "csproto_staff=forged.cookie"},
+        {"Cookie": f"csproto_staff={TOKEN}"},
+        {"Cookie": f"csproto_session={Signer().sign('x')}"},
+    ):
+        client = TestClient(app, client=(str(headers), 1))  # each with its own rate
+        body = {"by": "Mallory"} if method == "POST" else None
+        answer = client.request(method, path, json=body, headers=headers)
+        assert answer.status_code == 401, headers
+        assert answer.headers["www-authenticate"] == "Bearer"
+        assert STORY not in answer.text
+    assert (find(engine, 1).taken_by, find(engine, 1).closed) == ("", False)
+
+
+def test_the_cookie_of_the_staff_is_not_the_token_and_ends(
+    app: Any, desk: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = signed_in(app, "Ärztin 林")
+    (cookie,) = client.cookies.jar
+    assert TOKEN not in str(cookie.value)
+    sent = client.post("/api/staff/session", json={"token": TOKEN, "by": "Anna"}).headers
+    for word in ("HttpOnly", "SameSite=strict", "Path=/api/staff", "Max-Age=28800"):
+        assert word in sent["set-cookie"]
+    assert "Secure" not in sent["set-cookie"]
+    secure = signed_in(app, base_url="https://testserver")
+    over_https = secure.post("/api/staff/session", json={"token": TOKEN, "by": "Anna"})
+    assert "Secure" in over_https.headers["set-cookie"]
+    for token, status in ((TOKEN, 200), (TOKEN + "x", 401)):  # other processes, other tokens
+        other = TestClient(create_app(desk, staff_token=token), cookies=client.cookies)
+        assert other.get("/api/staff/tickets").status_code == status
+    now = time.time()
+    monkeypatch.setattr("csproto.web.staff.time.time", lambda: now + 8 * 3600 + 60)
+    assert client.get("/api/staff/tickets").json()["error"] == "staff_signed_out"
+
+
+def test_signing_out_forgets_the_cookie(app: Any) -> None:
+    client = signed_in(app)
+    assert client.get("/api/staff/tickets").json()["by"] == "Anna"
+    assert client.post("/api/staff/session/end", json={}).status_code == 200
+    assert client.get("/api/staff/tickets").status_code == 401
+
+
+def test_tokens_can_be_tried_a_few_times_only(app: Any) -> None:
+    """After that even the right one is refused, for this address and a while."""
+    client = TestClient(app)
+    tries = [
+        client.post("/api/staff/session", json={"token": f"guess {n}", "by": "x"}) for n in range(3)
+    ]
+    tries += [
+        client.get("/api/staff/tickets", headers={"Authorization": f"Bearer guess {n}"})
+        for n in range(2)
+    ]
+    assert [answer.status_code for answer in tries] == [401] * 5
+    right = client.get("/api/staff/tickets", headers=BEARER)
+    assert right.status_code == 429
+    assert 1 <= int(right.headers["retry-after"]) <= 12
+    assert client.post("/api/staff/session", json={"token": TOKEN, "by": "x"}).status_code == 429
+    elsewhere = TestClient(app, client=("192.0.2.7", 1))
+    for _ in range(10):
+        assert elsewhere.get("/api/staff/tickets", headers=BEARER).status_code == 200
+
+
+def test_a_ticket_from_the_list_to_its_end(app: Any, engine: Engine, talk: Any) -> None:
+    talk()
+    anna, bo = signed_in(app), signed_in(app, "Bo")
+    (ticket,) = anna.get("/api/staff/tickets").json()["tickets"]
+    assert (ticket["kind"], ticket["urgent"], ticket["taken_by"]) == ("handoff", True, "")
+    path = f"/api/staff/tickets/{ticket['ticket']}"
+    shown = anna.get(path).json()
+    assert shown["name"] == "林晓"
+    assert shown["conversations"][0]["messages"][0]["text"] == STORY
+    assert anna.post(f"{path}/take", json={"by": "Bo"}).json()["taken_by"] == "Anna", "the cookie's"
+    lost = bo.post(f"{path}/take", json={})
+    assert (lost.status_code, lost.json()["error"]) == (409, "TicketTaken")
+    assert "Anna has taken ticket T00001" in lost.json()["response"]
+    assert bo.post(f"{path}/close", json={"note": "phoned"}).json()["closed_by"] == "Bo"
+    twice = anna.post(f"{path}/close", json={})
+    assert (twice.status_code, twice.json()["error"]) == (409, "TicketClosed")
+    assert "by Bo" in twice.json()["response"]
+    assert anna.get("/api/staff/tickets").json()["tickets"] == []
+    assert anna.get("/api/staff/tickets/77").json()["error"] == "TicketUnknown"
+    with Session(engine) as session:
+        staff_rows = select(Audit).where(Audit.action.in_(STAFF_ACTIONS))
+        assert all(row.request for row in session.scalars(staff_rows)), "it can be found in the log"
+
+
+def test_a_program_with_the_token_says_who_works(app: Any, talk: Any) -> None:
+    talk()
+    client = TestClient(app, headers=BEARER)
+    path = "/api/staff/tickets/1"
+    nobody = client.post(f"{path}/take", json={})
+    assert (nobody.status_code, nobody.json()["error"]) == (422, "StaffWordsInvalid")
+    assert client.post(f"{path}/take", json={"by": "Anna"}).json()["taken_by"] == "Anna"
+    assert client.post(f"{path}/close", json={"by": "x" * 81}).status_code == 422
+    assert client.post(f"{path}/close", json={"who": "Anna"}).json()["error"] == "unknown_field"
+    assert client.post(f"{path}/close", json={"by": "Anna", "note": "a\0b"}).status_code == 422
+    assert client.post(f"{path}/close", json={"by": "Anna"}).json()["closed"] is True
+
+
+def test_other_sites_and_forms_cannot_work_on_tickets(app: Any, engine: Engine, talk: Any) -> None:
+    talk()
+    client = signed_in(app)
+    for path in ("tickets/1/take", "tickets/1/close", "session", "session/end"):
+        evil = client.post(f"/api/staff/{path}", json={}, headers={"Origin": "http://evil.example"})
+        assert evil.status_code == 403
+        assert client.post(f"/api/staff/{path}", data={"note": "x"}).status_code == 415
+    assert (find(engine, 1).taken_by, find(engine, 1).closed) == ("", False)
+
+
+def test_the_token_is_in_no_log_and_no_answer(app: Any, talk: Any, caplog: Any) -> None:
+    caplog.set_level(logging.DEBUG)
+    talk()
+    client = signed_in(app)
+    answers = [
+        client.get(path).text for path in ("/staff", "/staff/words.json", "/static/staff.js")
+    ]
+    answers += [client.get("/api/staff/tickets").text, client.get("/api/staff/tickets/1").text]
+    client.post("/api/staff/tickets/1/take", json={})
+    TestClient(app).get("/api/staff/tickets", headers=BEARER)
+    assert "POST /api/staff/session: 200" in caplog.text
+    for text in (caplog.text, *answers):
+        assert TOKEN not in text
+    assert STORY not in caplog.text
+
+
+def test_the_staff_page_is_as_strict_as_the_chat(app: Any) -> None:
+    client = TestClient(app)
+    page = client.get("/staff")
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    for word in ("<style", " style=", "<script>", "http", "onclick"):
+        assert word not in page.text
+    for name in ("staff.js", "staff.css"):
+        text = client.get(f"/static/{name}").text
+        assert "innerHTML" not in text
+        assert "://" not in text
+    words, used = (
+        client.get("/staff/words.json").json(),
+        page.text + client.get("/static/staff.js").text,
+    )
+    for word in re.findall(r'data-word="(\w+)"|\bw\.(\w+)', used):
+        assert "".join(word) in words["zh"].keys() & words["en"].keys(), word
+
+
+def test_a_token_that_can_be_guessed_is_no_token(desk: Any, monkeypatch: Any) -> None:
+    monkeypatch.setenv("CSPROTO_STAFF_TOKEN", "short")
+    with pytest.raises(SettingInvalid, match="CSPROTO_STAFF_TOKEN has 5 characters"):
+        configured_app(desk)
+    monkeypatch.setenv("CSPROTO_STAFF_TOKEN", TOKEN)
+    assert TestClient(configured_app(desk)).get("/staff").status_code == 400, "not 127.0.0.1"
+    local = TestClient(configured_app(desk), base_url="http://127.0.0.1")
+    assert local.get("/staff").status_code == 200
+
+
+def test_the_customers_chat_is_told_and_nobody_elses(make_assistant: Any, engine: Engine) -> None:
+    """Also after the page was loaded anew, and after the process was started anew."""
+    app = create_app(make_assistant(), staff_token=TOKEN, limits=ROOMY)
+    customer, other = TestClient(app), TestClient(app)
+    assert customer.get("/api/tickets").json() == []
+    customer.post("/api/chat", json={"input": STORY})
+    other.post("/api/chat", json={"input": "你好"})
+    (ticket,) = customer.get("/api/tickets").json()
+    assert (ticket["number"], ticket["state"]) == ("T00001", "open")
+    staff = signed_in(app)
+    for deed, state in (("take", "taken"), ("close", "closed")):
+        staff.post(f"/api/staff/tickets/1/{deed}", json={})
+        assert [t["state"] for t in customer.get("/api/tickets").json()] == [state]
+        assert "Anna" not in customer.get("/api/tickets").text
+    assert other.get("/api/tickets").json() == []
+    number = customer.get("/api/session").json()["info"]["conversation"]
+    later = TestClient(create_app(make_assistant(), limits=ROOMY))
+    later.post("/api/session", json={"conversation": number})
+    assert [t["state"] for t in later.get("/api/tickets").json()] == ["closed"]
+    assert "T00002" in customer.post("/api/chat", json={"input": STORY}).json()["reply"]

@@ -253,6 +253,7 @@ ROUTES = {
     "markdown": ("GET", "/api/session/export", None),
     "orders": ("GET", "/api/orders", None),
     "conversations": ("GET", "/api/conversations", None),
+    "tickets": ("GET", "/api/tickets", None),
 }
 DEMO_ONLY = {"/api/demo/reset"}  # a shop with a sign-in does not have it
 

@@ -130,6 +130,11 @@ METRICS_TOKEN = Variable(
     "Bearer token of `/metrics`",
     shown="there is no `/metrics`",
 )
+STAFF_TOKEN = Variable(
+    "CSPROTO_STAFF_TOKEN",
+    "Token with which staff sign in at `/staff`, of 16 characters or more",
+    shown="there is no `/staff`",
+)
 DRAIN = Variable(
     "CSPROTO_DRAIN_SECONDS", "Seconds in which answers may end after SIGTERM; then they stop", "20"
 )

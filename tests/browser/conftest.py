@@ -237,7 +237,7 @@ def site(gate: Gate, server, engine) -> Iterator[SimpleNamespace]:
 
 
 @contextmanager
-def page_over(endpoint: Any, engine: Any) -> Iterator[tuple[str, Any]]:
+def page_over(endpoint: Any, engine: Any, **options: Any) -> Iterator[tuple[str, Any]]:
     """Serve the page; its URL, and the application."""
     import uvicorn
 
@@ -248,7 +248,7 @@ def page_over(endpoint: Any, engine: Any) -> Iterator[tuple[str, Any]]:
 
     orders = OrderApi(engine, Faults(), budget=120.0)
     assistant = desk_on(endpoint, orders, clock=lambda: NOW, messages_per_minute=None)
-    app = create_app(assistant, limits=Limits(burst=10_000, per_minute=10_000))
+    app = create_app(assistant, limits=Limits(burst=10_000, per_minute=10_000), **options)
     port = free_port()
     running = uvicorn.Server(uvicorn.Config(app, port=port, log_level="error", lifespan="off"))
     thread = threading.Thread(target=running.run, daemon=True)

@@ -40,7 +40,7 @@ def with_conversations(engine: Engine, ticket: Ticket, handbook: Handbook) -> di
         found.sort(key=lambda conversation: conversation.started_at, reverse=True)
         return as_dict(ticket) | {
             "name": customer.name if customer else "",
-            "about": _order(order, handbook) if order else None,
+            "about": _order(order) if order else None,
             "conversations": [_conversation(each, handbook) for each in found],
         }
 
@@ -52,11 +52,18 @@ def _kept(engine: Engine, number: str, customer_id: str) -> Conversation | None:
         return None
 
 
-def _order(order: Order, handbook: Handbook) -> dict[str, str]:
-    """Return what staff may have to know about an order."""
-    shown = ("item", "status", "refund", "payment", "recipient", "phone", "address")
-    amount = {"amount": f"¥{order.amount / 100:.2f}"}
-    return {name: getattr(order, name) for name in shown} | amount
+def _order(order: Order) -> dict[str, str]:
+    """Return what staff may have to know about an order; "" for what there is not."""
+    return {
+        "item": order.item,
+        "state": order.status,
+        "amount": f"¥{order.amount / 100:.2f}",
+        "payment": order.payment if order.payment != "ok" else "",
+        "refund": order.refund if order.refund != "none" else "",
+        "recipient": order.recipient,
+        "phone": order.phone,
+        "address": order.address,
+    }
 
 
 def _conversation(conversation: Conversation, handbook: Handbook) -> dict[str, Any]:

@@ -26,11 +26,11 @@ class StaffWordsInvalid(CsprotoError):
 
 
 class TicketGone(CsprotoError):
-    """Somebody else was faster: the ticket is taken or closed. `ticket` is the ticket."""
+    """Somebody else was faster. number, by: the ticket, and who took or closed it."""
 
-    def __init__(self, ticket: Ticket, words: str) -> None:
+    def __init__(self, number: int, by: str, words: str) -> None:
         super().__init__(words)
-        self.ticket = ticket
+        self.number, self.by = number, by
 
 
 class TicketTaken(TicketGone):
@@ -39,7 +39,8 @@ class TicketTaken(TicketGone):
     def __init__(self, ticket: Ticket) -> None:
         who, when = ticket.taken_by, _moment(ticket.taken_at)
         super().__init__(
-            ticket,
+            ticket.id,
+            who,
             f"Ticket {label(ticket.id)} was taken by {who} {when}, so it was not given to you. "
             f"Take another one, or talk to {who}.",
         )
@@ -51,7 +52,8 @@ class TicketClosed(TicketGone):
     def __init__(self, ticket: Ticket) -> None:
         by = f" by {ticket.closed_by}" if ticket.closed_by else ""
         super().__init__(
-            ticket,
+            ticket.id,
+            ticket.closed_by,
             f"Ticket {label(ticket.id)} was closed{by} {_moment(ticket.closed_at)}, so nothing "
             "was changed. If the customer asks again, there will be a new ticket.",
         )

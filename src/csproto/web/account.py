@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse
 from csproto.chat import records
 from csproto.chat.engine import shop_of
 from csproto.chat.order_list import order_list
+from csproto.chat.tickets import progress
 from csproto.shop import demo
 from csproto.shop.orders import database_errors_typed
 from csproto.web import schema
@@ -42,6 +43,13 @@ def add_account(app: FastAPI, site: "Site", *, is_demo: bool) -> None:
         """
         with database_errors_typed():
             return records.conversations(shop_of(site.assistant).engine, customer)
+
+    @app.get("/api/tickets", response_model=list[schema.TicketState], responses=schema.PROBLEMS)
+    def tickets(request: Request) -> Any:
+        """Return the tickets of this conversation: open, taken or closed, and since when."""
+        customer, visitor = site.visitor(request)
+        conversation = visitor.chat.conversation_id if visitor else ""
+        return progress(shop_of(site.assistant).engine, conversation, customer)
 
     if is_demo:
         _add_reset(app, site)

@@ -33,6 +33,7 @@ from csproto.web.limits import Limits, Refused
 from csproto.web.metrics import Metrics
 from csproto.web.operating import add_operating
 from csproto.web.running import Answers, Running
+from csproto.web.staff import add_staff
 from csproto.web.visitors import COOKIE, Visitor, Visitors
 
 logger = logging.getLogger(__name__)
@@ -40,9 +41,10 @@ logger = logging.getLogger(__name__)
 SignIn = Callable[[Request, str | None], str]  # raises SignedOut
 
 STATIC = Path(__file__).parent / "static"
+PAGE_FILES = ("page.js", "page.css", "docs.js", "staff.js", "staff.css")
 FILES = {
     "chat.css": PANEL / "chat.css",
-    **{name: STATIC / name for name in ("page.js", "page.css", "docs.js")},
+    **{name: STATIC / name for name in PAGE_FILES},
 }
 
 
@@ -63,6 +65,7 @@ def create_app(
     secure: bool = False,
     public_docs: bool = True,
     metrics_token: str = "",
+    staff_token: str = "",
 ) -> FastAPI:
     """Make the page and its API for a desk.
 
@@ -74,6 +77,7 @@ def create_app(
     secure: whether cookies are for HTTPS only. They are anyway if the request came by it.
     public_docs: whether everybody can read `/docs` and the versions that run here.
     metrics_token: shows Prometheus the figures; without one there is no `/metrics`.
+    staff_token: signs the shop's staff in; without one there is no `/staff`.
     """
     app = FastAPI(
         title="csproto",
@@ -89,6 +93,8 @@ def create_app(
     _add_chat(app, site)
     _add_session(app, site)
     add_account(app, site, is_demo=sign_in is demo_sign_in)
+    if staff_token:
+        add_staff(app, site, staff_token)
     add_operating(app, site, versions=public_docs, metrics_token=metrics_token)
     add_errors(app)
     add_examples(app)

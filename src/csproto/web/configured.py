@@ -8,6 +8,8 @@ from csproto.desk.assistant import Assistant
 from csproto.web import LOOPBACK
 from csproto.web.app import SignIn, create_app, demo_sign_in
 
+STAFF_TOKEN = 16  # characters that the token of the staff has at least
+
 
 def configured_app(assistant: Assistant, host: str = LOOPBACK[0]) -> FastAPI:
     """Make the page of a desk. Raises SettingInvalid.
@@ -24,7 +26,19 @@ def configured_app(assistant: Assistant, host: str = LOOPBACK[0]) -> FastAPI:
         secure=settings.SECURE_COOKIES.on(),
         public_docs=settings.PUBLIC_DOCS.on(),
         metrics_token=settings.METRICS_TOKEN.text(),
+        staff_token=_staff_token(),
     )
+
+
+def _staff_token() -> str:
+    """Return the token of the staff. Raises SettingInvalid for one that can be guessed."""
+    token = settings.STAFF_TOKEN.text()
+    if token and len(token) < STAFF_TOKEN:
+        raise settings.SettingInvalid(
+            f"{settings.STAFF_TOKEN.name} has {len(token)} characters, which can be guessed. "
+            f"Make one of {STAFF_TOKEN} or more, with `openssl rand -hex 16` for example."
+        )
+    return token
 
 
 def _sign_in() -> SignIn:

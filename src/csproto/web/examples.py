@@ -23,6 +23,7 @@ CALLS: list[tuple[str, str, dict[str, Any] | None]] = [
     ("GET", "/api/session/export", None),
     ("POST", "/api/session/stop", {}),
     ("POST", "/api/chat/stream", {"input": "yes"}),
+    ("GET", "/api/tickets", None),
     ("POST", "/api/demo/reset", {}),
     ("GET", "/health", None),
     ("GET", "/readyz", None),

@@ -60,8 +60,8 @@ class RateLimit:
     times: int = 1
     _buckets: OrderedDict[str, tuple[float, float]] = field(default_factory=OrderedDict)
 
-    def spend(self, address: str) -> None:
-        """Take one token. Raises Refused(429) if there is none.
+    def spend(self, address: str, cost: int = 1) -> None:
+        """Take one token, or none to see whether there is one. Raises Refused(429) if not.
 
         There is no lock, because only the event loop calls this.
         """
@@ -70,7 +70,7 @@ class RateLimit:
         most = float(self.times * self.limits.burst)
         tokens, since = self._buckets.pop(address, (most, now))
         tokens = min(most, tokens + (now - since) * per_second)
-        self._buckets[address] = (max(tokens - 1, 0.0) if tokens >= 1 else tokens, now)
+        self._buckets[address] = (max(tokens - cost, 0.0) if tokens >= 1 else tokens, now)
         while len(self._buckets) > self.limits.addresses:
             self._buckets.popitem(last=False)
         if tokens < 1:

@@ -7,6 +7,7 @@ from pydantic import AfterValidator, BaseModel, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from csproto.chat.records import Why
+from csproto.shop.store import STAFF_NAME, STAFF_NOTE
 
 
 def _whole(text: str) -> str:
@@ -128,6 +129,29 @@ class Thumbs(Asked):
     why: Why = Field("", description="what was wrong with it")
 
 
+Name = Annotated[str, Field(max_length=STAFF_NAME, pattern=r"^[^\x00]*$"), AfterValidator(_whole)]
+Note = Annotated[str, Field(max_length=STAFF_NOTE, pattern=r"^[^\x00]*$"), AfterValidator(_whole)]
+
+
+class StaffSignIn(Asked):
+    """The token of the staff, and who of them signs in."""
+
+    token: Text = Field(max_length=500)
+    by: Name = Field(pattern=r"\S")
+
+
+class StaffWork(Asked):
+    """Who of the staff works on a ticket; a program with the token has to say it."""
+
+    by: Name = ""
+
+
+class StaffClose(StaffWork):
+    """note: what was done, for other members of staff."""
+
+    note: Note = ""
+
+
 class Suggestion(BaseModel):
     """A message that fits an order, by language."""
 
@@ -159,6 +183,15 @@ class Earlier(BaseModel):
     title: str
     at: str
     turns: int
+
+
+class TicketState(BaseModel):
+    """A ticket of this conversation, what became of it, and when."""
+
+    number: str
+    kind: str
+    state: Literal["open", "taken", "closed"]
+    at: str
 
 
 def problem_of(description: str) -> dict[str, Any]:

@@ -18,10 +18,10 @@ COOKIE = "csproto_session"
 
 
 class Signer:
-    """Signs cookies with a key of this process, which ends together with its sessions."""
+    """Signs cookies. key: one of this process, which ends with its sessions, unless given."""
 
-    def __init__(self) -> None:
-        self._key = secrets.token_bytes(32)
+    def __init__(self, key: bytes | None = None) -> None:
+        self._key = key or secrets.token_bytes(32)
 
     def sign(self, name: str) -> str:
         """Return the cookie of a session."""

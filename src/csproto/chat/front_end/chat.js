@@ -7,7 +7,7 @@ let chats = 0;
 
 class Chat {
   constructor(root, host) {
-    Object.assign(this, { host, views: new Map(), messages: [], live: null, info: null, alive: true, waiting: null, asked: null });
+    Object.assign(this, { host, views: new Map(), messages: [], tickets: [], live: null, info: null, alive: true, waiting: null, asked: null });
     this.following = true;
     this.language = host.language || (navigator.language.startsWith("zh") ? "zh" : "en");
     this.face = kept.get(`${host.kind}-face`) || (host.kind === "page" ? "customer" : "builder");
@@ -40,7 +40,8 @@ class Chat {
     this.customers = make("select", { class: "csp-customer", onchange: () => this.begin(this.customers.value) });
     this.menu = new Menu(this);
     this.tools = make("div", { class: "csp-buttons" });
-    this.log = make("div", { class: "csp-log", role: "log", "aria-live": "polite", "aria-relevant": "additions text", "aria-busy": "false", tabindex: "0", onscroll: () => this.onScroll() });
+    this.notes = make("ul", { class: "csp-notes" });
+    this.log = make("div", { class: "csp-log", role: "log", "aria-live": "polite", "aria-relevant": "additions text", "aria-busy": "false", tabindex: "0", onscroll: () => this.onScroll() }, this.notes);
     this.newest = make("button", { type: "button", class: "csp-newest", hidden: true, onclick: () => this.toEnd() });
     this.hello = make("p", { class: "csp-hello" });
     this.greeting = make("p");
@@ -124,6 +125,7 @@ class Chat {
 
   receive(event) {
     if (event.type === "alive" || event.type === "dead") this.setAlive(event.type === "alive");
+    else if (event.type === "tickets") this.tickets = event.tickets;
     else if (event.type === "info" || event.type === "messages") { this[event.type] = event[event.type]; this.settle(); }
     else if (event.type === "orders") this.orders.receive(event.orders);
     else if (event.type === "conversations") this.menu.earlier = event.conversations;
@@ -304,6 +306,7 @@ class Chat {
     }
     for (const [id, view] of this.views) if (!seen.has(id)) { view.node.remove(); this.views.delete(id); }
     this.log.setAttribute("aria-busy", String(this.live?.state === "running"));
+    this.drawNotes();
     this.drawControls(all.length);
     if (this.following) this.log.scrollTop = this.log.scrollHeight;
     this.newest.hidden = this.following || this.atEnd();
@@ -328,6 +331,14 @@ class Chat {
     if (info.engine.ok && this.wasDown) this.announce("engine_up");
     this.wasDown = !info.engine.ok;
     this.drawCustomers(info);
+  }
+
+  drawNotes() { // what people did with the tickets of this conversation, below its messages
+    const time = (at) => new Date(at).toLocaleString(this.language, { dateStyle: "short", timeStyle: "short" });
+    const texts = this.tickets.filter(({ state }) => state !== "open").map(({ number, state, at }) => `${number} · ${this.w.progress[state]} · ${time(at)}`);
+    if (texts.join() === this.notes.dataset.key) return; // a screen reader reads what is new only
+    this.notes.dataset.key = texts.join();
+    this.notes.replaceChildren(...texts.map((text) => make("li", {}, text)));
   }
 
   drawWelcome(count, still) {

@@ -10,6 +10,9 @@ const KEPT = "csproto-conversation"; // to take the conversation up again after 
 const nothing = (ok) => ({ messages: [], info: { customer: "", conversation: "", customers: [], busy: false, engine: { ok, model: "" } } });
 let shown = nothing(false); // the server's last word
 let ordersOf = null; // whose orders are shown
+let tickets = ""; // those of the conversation, as JSON
+let nextLook = 0;
+const LOOK = 5000; // ms between two looks at tickets that are not closed
 
 const host = {
   kind: "page",
@@ -84,7 +87,17 @@ async function begin(path, wish) {
 
 async function tell(name) { // the customer's orders or conversations; while they cannot be read, the old ones stay
   const response = await fetch(`/api/${name}`).catch(() => null);
-  if (response?.ok) chat.receive({ type: name, [name]: await response.json() });
+  const told = response?.ok ? await response.json() : null;
+  if (told) chat.receive({ type: name, [name]: told });
+  return told;
+}
+
+async function follow() { // what the shop's staff do with the tickets, for as long as one waits and the page is seen
+  clearTimeout(nextLook);
+  const told = document.hidden ? JSON.parse(tickets || "[]") : await tell("tickets") || [];
+  if (tickets && tickets !== JSON.stringify(told)) tell("orders"); // they say which tickets are open
+  tickets = JSON.stringify(told);
+  if (told.some(({ state }) => state !== "closed")) nextLook = setTimeout(follow, LOOK);
 }
 
 function show(state) {
@@ -97,6 +110,7 @@ function show(state) {
   chat.receive({ type: "settled" });
   if (ordersOf !== state.info.customer) tell("orders");
   ordersOf = state.info.customer;
+  if (!underWay && !state.info.busy) follow();
   clearTimeout(later);
   if (state.info.busy && !underWay) later = setTimeout(refresh, 1000); // answered in another tab, or being stopped after a reload
 }
