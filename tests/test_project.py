@@ -2,10 +2,13 @@
 
 import re
 import tomllib
+from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from csproto import settings
 
@@ -62,8 +65,27 @@ def test_conda_users_get_the_same_pins() -> None:
         tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"],
     )
     assert int(low) <= int(python.split(".")[-1]) < int(high)
-    named = {re.split(r"[=<> ]", str(d))[0] for d in environment["dependencies"]}
-    assert named == {"python", "make"}, "packages are pinned in requirements/ alone"
+    *tools, packages = environment["dependencies"][1:]
+    assert tools == ["make", "pip"]
+    files = [line.removeprefix("-r ") for line in packages["pip"] if line.startswith("-r ")]
+    assert files == ["requirements/gpu.txt", "requirements/dev.txt"]
+    named = {line for line in packages["pip"] if not line.startswith("-")}
+    assert named <= pins("gpu.txt").keys() | pins("dev.txt").keys(), "the versions stand there"
+    assert "-e ." in packages["pip"]
+
+
+def test_what_sglang_asks_for_agrees_with_our_pins() -> None:
+    """Both are installed in one go on a machine with a GPU."""
+    ours = {canonicalize_name(name): version for name, version in pins("dev.txt").items()}
+    asked = [Requirement(line) for line in requires("sglang") or []]
+    assert len(asked) > 30
+    assert not [
+        str(requirement)
+        for requirement in asked
+        if (not requirement.marker or requirement.marker.evaluate({"extra": ""}))
+        and (pin := ours.get(canonicalize_name(requirement.name)))
+        and not requirement.specifier.contains(pin)
+    ]
 
 
 @pytest.mark.parametrize(
