@@ -4,6 +4,7 @@
 """
 
 import copy
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -18,6 +19,10 @@ from csproto.desk.turn import Turn
 Step = dict[str, Any]
 Message = dict[str, Any]
 Rating = Literal[-1, 0, 1]
+OF_A_TURN = (
+    *("triage", "sure", "runner_up", "decisions", "waiting", "choices", "reply", "usage"),
+    "times",
+)
 
 
 def new_message(place: int, text: str) -> Message:
@@ -78,6 +83,16 @@ def apply(message: Message, step: Step) -> None:
         case "failed":
             error = {"code": step["code"], "reason": step["reason"]}
             message |= {"state": "failed", "error": error}
+
+
+def steps_again(message: Message) -> Iterator[Step]:
+    """Yield the steps of a message that was answered before, marked as such at the end."""
+    yield {"step": "start", "message": snapshot(message)}
+    yield {"step": "triage"} | {key: message[key] for key in ("triage", "sure", "runner_up")}
+    for decision in message["decisions"]:
+        yield {"step": "decision", "decision": decision}
+    yield {"step": "token", "text": message["reply"]}
+    yield {"step": "done", "turn": {key: message[key] for key in OF_A_TURN}, "again": True}
 
 
 def snapshot(message: Message) -> Message:

@@ -18,16 +18,19 @@ from csproto.chat.messages import (
     apply,
     kept_messages,
     new_message,
+    steps_again,
     steps_of,
 )
-from csproto.desk.assistant import Assistant, Done, Turn
-from csproto.desk.conversation import resume
+from csproto.desk.assistant import Assistant, Done, Event, Said, Turn
+from csproto.desk.conversation import Conversation, resume
+from csproto.desk.transcript import clean
 from csproto.engine.endpoint import Stopped, StopSignal
 from csproto.engine.server import NoServer
 from csproto.errors import CsprotoError
 from csproto.shop import demo
 from csproto.shop.orders import database_errors_typed
 
+KEPT_IDS = 8  # the last messages of a conversation that are known again after a restart
 logger = logging.getLogger(__name__)
 
 
@@ -99,20 +102,32 @@ class ChatSession:
         self.customer_id, self._conversation = customer_id, conversation
         self.messages = kept_messages(conversation, handbook) if conversation else []
         self._turns: dict[str, int] = {}  # message id: which turn of the conversation it was
+        ids = reversed(conversation.message_ids) if conversation else ()
+        done = (m for m in reversed(self.messages) if m["state"] == "done")
+        # By the sender's own name of the message.
+        self._answered = {name: message for name, message in zip(ids, done, strict=False) if name}
 
     @property
     def conversation_id(self) -> str:
         """The conversation's number; empty before the first message."""
         return self._conversation.id if self._conversation else ""
 
-    def run(self, text: str, stop: StopSignal) -> Iterator[Step]:
+    def run(self, text: str, stop: StopSignal, sent_as: str = "") -> Iterator[Step]:
         """Answer one message, and yield each step.
+
+        sent_as: the sender's own name of the message. If it is sent again, because its
+            answer was lost on the way, it gets that answer and does nothing: a yes is
+            never taken for the answer to the question after the one it was for.
 
         The first step is `start`, the last one `done`, `stopped` or `failed`. If the
         message before it has the same text and got no answer, the new one replaces it.
 
         Raises nothing: an error is the last step, and is kept in `last_error`.
         """
+        answered = self._answered.get(sent_as)
+        if answered and clean(answered["text"]) == clean(text):
+            yield from steps_again(answered)
+            return
         before = self.messages[-1] if self.messages else None
         if before and before["state"] != "done" and before["text"] == text:
             self.messages = self.messages[:-1]
@@ -120,16 +135,18 @@ class ChatSession:
         self.running, self.last_turn, self.last_error = message, None, None
         try:
             yield {"step": "start", "message": copy.deepcopy(message)}
-            for step in self._steps(message, text, stop):
+            for step in self._steps(message, text, stop, sent_as):
                 apply(message, step)
                 yield step
         finally:
             if message["state"] == "running":  # nobody reads the steps any more
                 apply(message, {"step": "stopped"})
             self.messages.append(message)
+            if sent_as and message["state"] == "done":
+                self._answered[sent_as] = message
             self.running = None
 
-    def _steps(self, message: Message, text: str, stop: StopSignal) -> Iterator[Step]:
+    def _steps(self, message: Message, text: str, stop: StopSignal, sent_as: str) -> Iterator[Step]:
         try:
             stop.check()
             self._check_engine()
@@ -137,7 +154,7 @@ class ChatSession:
                 self._conversation = self.assistant.open(self.customer_id)
             self._turns[message["id"]] = self._conversation.turns
             with database_errors_typed():
-                for event in self.assistant.stream(self._conversation, text, stop):
+                for event in self._events(self._conversation, text, stop, sent_as):
                     if isinstance(event, Done):
                         self.last_turn = event.turn
                     yield from steps_of(event, self.assistant.handbook)
@@ -152,6 +169,21 @@ class ChatSession:
             logger.exception("a message could not be answered")
             self.last_error = error
             yield {"step": "failed", "code": "internal", "reason": ""}
+
+    def _events(
+        self, conversation: Conversation, text: str, stop: StopSignal, sent_as: str
+    ) -> Iterator[Event]:
+        """Answer one message; the turn is saved together with its name."""
+        before, is_done = conversation.message_ids, False
+        try:
+            for event in self.assistant.stream(conversation, text, stop):
+                if isinstance(event, Said):  # the turn is saved next
+                    conversation.message_ids = (*before, sent_as)[-KEPT_IDS:]
+                is_done = isinstance(event, Done)
+                yield event
+        finally:
+            if not is_done:
+                conversation.message_ids = before
 
     def _check_engine(self) -> None:
         """Raise NoServer at once if no engine answers, instead of after a time-out."""

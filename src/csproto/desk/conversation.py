@@ -66,6 +66,7 @@ class Conversation:
     computed_tokens: the tokens of prompt and transcript that the server has computed,
         and may still have in its KV cache.
     under_way: a turn that began to write and was not closed.
+    message_ids: the sender's own names of the last messages answered; "" for none.
     """
 
     customer_id: str
@@ -78,6 +79,7 @@ class Conversation:
     seen: tuple[OrderView, ...] = ()
     computed_tokens: int = 0
     under_way: UnderWay | None = None
+    message_ids: tuple[str, ...] = ()
 
     def trim(self, zone: ZoneInfo) -> None:
         """Drop the oldest turns of a transcript that is too long.
@@ -130,7 +132,7 @@ class Conversation:
                 connection.commit()
 
     def _saved(self) -> "_Saved":
-        return _Saved(self.language, self.state, self.seen, self.under_way)
+        return _Saved(self.language, self.state, self.seen, self.under_way, self.message_ids)
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,7 @@ class _Saved:
     state: State
     seen: tuple[OrderView, ...]
     under_way: UnderWay | None
+    message_ids: tuple[str, ...] = ()  # a conversation of an older version has none
 
 
 SAVED = TypeAdapter(_Saved)
@@ -170,6 +173,7 @@ def resume(engine: Engine, conversation_id: str, customer_id: str) -> Conversati
             transcript,
             saved.seen,
             under_way=saved.under_way,
+            message_ids=saved.message_ids,
         )
 
 

@@ -235,11 +235,14 @@ def _add_pages(app: FastAPI, site: Site, public_docs: bool) -> None:
 def _add_chat(app: FastAPI, site: Site) -> None:
     problems = schema.PROBLEMS | schema.MISSING
 
-    async def begin(request: Request, text: str) -> tuple[Running | None, dict[str, str]]:
+    async def begin(
+        request: Request, question: schema.Question
+    ) -> tuple[Running | None, dict[str, str]]:
         """Return the answer under way and the headers of the response.
 
         There is no answer to an empty message.
         """
+        text = question.input
         if len(text) > settings.MAX_MESSAGE_CHARS:
             raise Refused(413, "too_long")
         headers: dict[str, str] = {}
@@ -247,12 +250,12 @@ def _add_chat(app: FastAPI, site: Site) -> None:
             await run_in_threadpool(site.visitor, request)  # raises SignedOut
             return None, headers
         visitor = await run_in_threadpool(site.admitted, request, headers)
-        return site.answers.begin(visitor, text), headers
+        return site.answers.begin(visitor, text, question.id), headers
 
     @app.post("/api/chat", response_model=schema.Answer, responses=problems)
     async def chat(request: Request, question: schema.Question) -> Response:
         """Answer one message. An empty one is told what to write."""
-        running, headers = await begin(request, question.input)
+        running, headers = await begin(request, question)
         if running is None:
             return JSONResponse(problem("empty", request.headers))
         step = await running.last(request)
@@ -270,7 +273,7 @@ def _add_chat(app: FastAPI, site: Site) -> None:
         `token` has the reply, and the last one is `done` with the whole answer, or
         `error`. The header `X-Message-Id` names the message.
         """
-        running, headers = await begin(request, question.input)
+        running, headers = await begin(request, question)
         if running is None:
             told = _event("error", problem("empty", request.headers))
             return StreamingResponse(iter([told]), media_type="text/event-stream")

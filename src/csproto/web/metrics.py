@@ -70,6 +70,8 @@ class Metrics:
     def count_step(self, step: Step) -> None:
         """Count a step of an answer. Only the last step of each counts."""
         match step["step"]:
+            case "done" if step.get("again"):
+                self._messages.labels("again").inc()  # its answer had been lost on the way
             case "done":
                 self._messages.labels("done").inc()
                 self._count_turn(step["turn"])

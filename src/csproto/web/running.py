@@ -33,8 +33,10 @@ class Answers:
         self._running: set[Running] = set()
         self._lock = threading.Lock()
 
-    def begin(self, visitor: Visitor, text: str) -> "Running":
+    def begin(self, visitor: Visitor, text: str, sent_as: str = "") -> "Running":
         """Begin to answer one message. To be called on the event loop.
+
+        sent_as: the sender's own name of it (see `ChatSession.run`).
 
         Raises Refused if the chat is busy, if too many answers are under way, or if the
         process ends; the message has then had no effect.
@@ -42,7 +44,7 @@ class Answers:
         with self._lock:
             if self.closing:
                 raise Refused(503, "network", retry_after=1)
-            running = Running(visitor, text, self)
+            running = Running(visitor, text, self, sent_as)
             self._running.add(running)
         running.thread.start()
         return running
@@ -80,7 +82,7 @@ class Answers:
 class Running:
     """An answer to one message. Made by `Answers.begin`."""
 
-    def __init__(self, visitor: Visitor, text: str, answers: Answers) -> None:
+    def __init__(self, visitor: Visitor, text: str, answers: Answers, sent_as: str = "") -> None:
         self._signal, self._why, self._answers = StopSignal(), "", answers
         self._loop = asyncio.get_running_loop()
         self._steps: asyncio.Queue[Step | None] = asyncio.Queue()
@@ -91,7 +93,7 @@ class Running:
             self._held = held.pop_all()
         work = copy_context().run  # with the number of the request
         self.thread = threading.Thread(
-            target=work, args=(self._work, text), name="csproto-answer", daemon=True
+            target=work, args=(self._work, text, sent_as), name="csproto-answer", daemon=True
         )
 
     def stop(self, why: str) -> None:
@@ -99,14 +101,14 @@ class Running:
         self._why = why
         self._signal.set()
 
-    def _work(self, text: str) -> None:
+    def _work(self, text: str, sent_as: str) -> None:
         limits, metrics = self._answers.limits, self._answers.metrics
         deadline = threading.Timer(limits.turn_seconds, self.stop, ["EngineTimeout"])
         deadline.daemon = True
         deadline.start()
         try:
             with self._held:
-                for step in self._chat.run(text, self._signal):
+                for step in self._chat.run(text, self._signal, sent_as):
                     if step["step"] == "stopped" and self._why:
                         step = {"step": "failed", "code": self._why, "reason": ""}  # noqa: PLW2901
                     metrics.count_step(step)

@@ -39,6 +39,12 @@ class Question(Asked):
     """What the customer writes."""
 
     input: Text = Field("", description="the customer's message", examples=["我的订单到哪了?"])
+    id: Id = Field(
+        "",
+        max_length=64,
+        description="your own random name of this message: send it again with the same one if "
+        "the answer was lost, and you get that answer, and nothing is done twice",
+    )
 
 
 class Choice(BaseModel):

@@ -103,6 +103,7 @@ async function follow() { // what the shop's staff do with the tickets, for as l
 function show(state) {
   if (!state) return;
   shown = state;
+  if (state.messages.some(({ id, text }) => id === unsent?.id && text === unsent.text)) unsent = null; // only the end of its answer was lost
   if (state.info.conversation) localStorage.setItem(KEPT, JSON.stringify(state.info, ["customer", "conversation"]));
   chat.receive({ type: "snapshot", message: null });
   chat.receive({ type: "messages", messages: unsent ? [...state.messages, unsent] : state.messages });
@@ -116,8 +117,10 @@ function show(state) {
 }
 
 async function ask(text) {
+  // The same name again for a message whose answer was lost: the server knows it, and does nothing twice.
+  const name = unsent?.text === text ? unsent.name : `${Date.now()}-${Math.random()}`;
   const message = {
-    id: `unsent${performance.now()}`, at: new Date().toISOString(), text, state: "running",
+    name, id: `unsent${performance.now()}`, at: new Date().toISOString(), text, state: "running",
     triage: null, sure: null, runner_up: null, decisions: [], waiting: null, choices: [], reply: "", usage: null, times: {}, error: null, rating: 0, why: "",
   };
   const mine = { message, begun: false, controller: new AbortController() };
@@ -126,7 +129,7 @@ async function ask(text) {
   unsent = null;
   step({ step: "start", message });
   try {
-    const response = await post("/api/chat/stream", { input: text }, mine.controller.signal);
+    const response = await post("/api/chat/stream", { input: text, id: name }, mine.controller.signal);
     mine.begun = response.ok;
     if (response.ok) await read(response, message);
     else fails((await response.json()).error);
