@@ -7,9 +7,12 @@ import argparse
 import re
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 import venv
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -31,20 +34,26 @@ def main() -> None:
             flush=True,
         )
     if not (options.venv / "bin" / "pip").exists():
-        venv.create(options.venv, with_pip=True)
+        with step("an empty environment"):
+            venv.create(options.venv, with_pip=True)
     python = options.venv / "bin" / "python"
     if options.vllm:
         install_cpu_torch(python, "vllm.txt")
-        pip(python, "install", "--no-deps", "-r", HERE / "vllm.txt")
+        with step("vLLM for the CPU"):
+            install(python, "--no-deps", "-r", HERE / "vllm.txt")
         return
     if options.gpu:
         if has_cpu_torch(python):  # pip would take it for the release that SGLang asks for
-            pip(python, "uninstall", "--yes", "torch", "torchvision")
-        pip(python, "install", "-r", HERE / "gpu.txt")
+            with step("remove the CPU build of torch"):
+                pip(python, "uninstall", "--yes", "torch", "torchvision")
+        with step("SGLang with torch for CUDA"):
+            install(python, "-r", HERE / "gpu.txt")
     else:
         install_for_cpu(python)
-    pip(python, "install", "-r", HERE / "dev.txt")
-    pip(python, "install", "--no-deps", "--no-build-isolation", "-e", HERE.parent)
+    with step("what notebooks and tests need"):
+        install(python, "-r", HERE / "dev.txt")
+    with step("csproto itself"):
+        install(python, "--no-deps", "--no-build-isolation", "-e", HERE.parent)
 
 
 def parse_options() -> argparse.Namespace:
@@ -66,8 +75,10 @@ def install_for_cpu(python: Path) -> None:
     # Any build of torchvision will do beside a CPU build of torch: csproto.engine.cpu
     # defines the two operators that a CUDA build cannot load there.
     torchvision = f"torchvision=={pins['torchvision']}"
-    pip(python, "install", "--no-deps", torchvision, "-r", HERE / "sglang.txt")
-    pip(python, "install", "-r", HERE / "cpu.txt")
+    with step("SGLang"):
+        install(python, "--no-deps", torchvision, "-r", HERE / "sglang.txt")
+    with step("what SGLang imports on a CPU"):
+        install(python, "-r", HERE / "cpu.txt")
 
 
 def install_cpu_torch(python: Path, name: str) -> dict[str, str]:
@@ -78,18 +89,27 @@ def install_cpu_torch(python: Path, name: str) -> dict[str, str]:
     Returns the file's pins of torch and torchvision.
     """
     pins = dict(re.findall(r"^(torch|torchvision)==(\S+)", (HERE / name).read_text(), re.MULTILINE))
-    torch = f"torch=={pins['torch']}"
-    wheel = ("--only-binary=:all:", f"{torch}+cpu")
-    if not has_cpu_torch(python) and pip(python, "install", *wheel, check=False) != 0:
-        if not answers(TORCH_CPU_INDEX):
-            sys.exit(
-                f"No CPU build of {torch} can be reached: {TORCH_CPU_INDEX} does not answer and no "
-                "find-links folder has one.\n"
-                "Put the wheel into a folder and set PIP_FIND_LINKS to it, or use "
-                "`make setup GPU=1`."
-            )
-        pip(python, "install", f"{torch}+cpu", "--extra-index-url", TORCH_CPU_INDEX)
+    if not has_cpu_torch(python):
+        with step(f"torch {pins['torch']} for the CPU"):
+            download_cpu_torch(python, f"torch=={pins['torch']}")
     return pins
+
+
+def download_cpu_torch(python: Path, torch: str) -> None:
+    """Install a CPU build from the package index or a find-links folder, or from PyTorch's own.
+
+    torch: the requirement.
+    """
+    if pip(python, "install", "--only-binary=:all:", f"{torch}+cpu", check=False) == 0:
+        return
+    if not answers(TORCH_CPU_INDEX):
+        sys.exit(
+            f"No CPU build of {torch} can be reached: {TORCH_CPU_INDEX} does not answer and no "
+            "find-links folder has one.\n"
+            "Put the wheel into a folder and set PIP_FIND_LINKS to it, or use "
+            "`make setup GPU=1`."
+        )
+    install(python, f"{torch}+cpu", "--extra-index-url", TORCH_CPU_INDEX)
 
 
 def has_cpu_torch(python: Path) -> bool:
@@ -101,28 +121,45 @@ def has_cpu_torch(python: Path) -> bool:
     return done.returncode == 0
 
 
+@contextmanager
+def step(what: str) -> Iterator[None]:
+    """Print one line about a step: what it does, and at its end how long it took."""
+    print(f"{what:32}", end="", flush=True)
+    began = time.monotonic()
+    try:
+        yield
+    except BaseException:
+        print(flush=True)
+        raise
+    print(f"{time.monotonic() - began:5.0f} s", flush=True)
+
+
+def install(python: Path, *words: object) -> None:
+    """Install packages with pip. It does not list what SGLang would need on a GPU.
+
+    SGLang asks for packages of CUDA that a CPU has no use for, and for versions beside
+    those that are pinned and tested here.
+    """
+    pip(python, "install", "--no-warn-conflicts", *words)
+
+
 def pip(python: Path, *words: object, check: bool = True) -> int:
     """Run pip and return its exit status.
 
-    check: whether a failure ends the set-up; without it, pip's errors are not shown.
+    check: whether a failure ends the set-up, and pip's errors are shown.
     """
-    print("pip", *map(_shown, words), flush=True)
     command = [python, "-m", "pip", *words, "-qq", "--disable-pip-version-check", "--retries", "1"]
-    errors = None if check else subprocess.DEVNULL
-    result = subprocess.run([str(word) for word in command], check=False, stderr=errors)
+    result = subprocess.run(
+        [str(word) for word in command], check=False, capture_output=True, text=True
+    )
     if check and result.returncode:
+        shown = " ".join(str(word) for word in words)
         sys.exit(
-            "pip failed (above). Check the connection to the package index, then run the same "
+            f"\n{result.stdout}{result.stderr}\n"
+            f"`pip {shown}` failed. Check the connection to the package index, then run the same "
             "command again: what is installed stays."
         )
     return result.returncode
-
-
-def _shown(word: object) -> object:
-    """Return a word of a command for display: a path in the repository relative to it."""
-    if isinstance(word, Path) and word.is_relative_to(HERE.parent):
-        return word.relative_to(HERE.parent)
-    return word
 
 
 def answers(url: str) -> bool:

@@ -152,7 +152,7 @@ def test_the_number_of_a_choice_is_an_answer_and_why_gives_the_reason(chat) -> N
     assert re.search(r"^ +1 +Yes *\n +2 +No", asked, re.MULTILINE), asked
     assert "345678" in chat.say("1")
     told = " ".join(chat.say("/why").split())
-    for words in ("read as", '"act":"confirm"', "return_registered by", "prompt tokens"):
+    for words in ("read as confirm", "return_registered by", "prompt tokens"):
         assert words in told
 
 

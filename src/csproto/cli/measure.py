@@ -24,6 +24,8 @@ from csproto.cli.common import (
 from csproto.errors import CsprotoError
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from csproto.measure.report import Report
 
 Temperature = Annotated[float, typer.Option(help="0 takes the likeliest token each time.")]
@@ -178,30 +180,65 @@ def _shares(figures: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _print_figures(figures: dict[str, Any], report: "Report") -> None:
     """Print the summary of an evaluation as tables that fit 80 columns."""
-    from rich.table import Table
+    from csproto.cli.printing import print_fitting, rows
 
-    table = Table("", "turns", "share", "95 % interval", box=None)
-    for name, share in _shares(figures):
-        low, high = share["ci95"]
-        interval = f"{low:.1%} to {high:.1%}"
-        table.add_row(name, str(share["n"]), f"{share['share']:.1%}", interval)
-    out.print(table)
-    by_intent = Table("intent", "turns", "right", box=None)
-    for intent, row in report.by_intent().iterrows():
-        by_intent.add_row(str(intent), str(int(row.n)), f"{row.accuracy:.1%}")
-    out.print(by_intent)
-    sureness = Table("asked back below", "answered", "right of those", box=None)
-    for at in figures["by_threshold"]:
-        sureness.add_row(str(at["threshold"]), f"{at['coverage']:.1%}", f"{at['accuracy']:.1%}")
-    out.print(sureness)
-    for name in ("errors", "pass_k", "latency_ms", "ttft_ms", "reused"):
-        if figures.get(name) is not None:
-            out.print(f"{name}: {json.dumps(figures[name])}", markup=False)
+    print_fitting(_share_table(figures), *_right_tables(figures, report), _speed_table(figures))
+    cached = _percent(figures["reused"])
+    rest = {"errors": str(figures["errors"]), "reused from the prefix cache": cached}
+    if pass_k := figures.get("pass_k"):
+        rest[f"pass^{pass_k['k']}"] = _percent(pass_k["share"])
     unwanted = figures["unwanted_writes"]
-    out.print(f"unwanted writes: {unwanted['count']}")
+    rest["unwanted writes"] = str(unwanted["count"])
+    print_fitting("", rows(rest.items()))
+    found = []
     for row in unwanted["list"]:
         kinds = ", ".join(write["kind"] for write in row["writes"])
-        out.print(f"  {row['id']}, turn {row['turn']}: {kinds}: {row['text']}", markup=False)
+        found.append((f"{row['id']}, turn {row['turn']}", f"{kinds}: {row['text']}"))
+    print_fitting(rows(found))
+
+
+def _table(*headers: str) -> "Table":
+    """Return a table without lines; its first column is text, the others are numbers."""
+    from rich.table import Table
+
+    table = Table(headers[0], box=None, pad_edge=False)
+    for header in headers[1:]:
+        table.add_column(header, justify="right")
+    return table
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.1%}"
+
+
+def _share_table(figures: dict[str, Any]) -> "Table":
+    table = _table("", "turns", "share", "95 % interval")
+    for name, share in _shares(figures):
+        low, high = share["ci95"]
+        table.add_row(name, str(share["n"]), _percent(share["share"]), f"{low:.1%} to {high:.1%}")
+    return table
+
+
+def _right_tables(figures: dict[str, Any], report: "Report") -> Iterator["Table"]:
+    """Yield the share right by intent, and by how sure the model was."""
+    by_intent = _table("\nintent", "\nturns", "\nright")
+    for intent, row in report.by_intent().iterrows():
+        by_intent.add_row(str(intent), str(int(row.n)), _percent(row.accuracy))
+    yield by_intent
+    sureness = _table("\nasked back below", "\nanswered", "\nright of those")
+    for at in figures["by_threshold"]:
+        shares = (_percent(at["coverage"]), _percent(at["accuracy"]))
+        sureness.add_row(str(at["threshold"]), *shares)
+    yield sureness
+
+
+def _speed_table(figures: dict[str, Any]) -> "Table":
+    """Return how long the answers took."""
+    table = _table("\nmilliseconds", "\np50", "\np95")
+    for name, words in (("ttft_ms", "until the reply"), ("latency_ms", "until it is saved")):
+        if times := figures[name]:
+            table.add_row(words, f"{times['p50']:.0f}", f"{times['p95']:.0f}")
+    return table
 
 
 @app.command("scenarios")

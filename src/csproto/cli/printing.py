@@ -1,7 +1,7 @@
 """How replies, reasons and orders are printed: wrapped at words, in tables that fit."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from csproto.cli.common import out
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 
+    from csproto.desk.triage import Triage
     from csproto.desk.turn import Turn
 
 # Chinese has no spaces. A line may end after any of its characters, but a mark that closes
@@ -71,10 +72,15 @@ def print_fitting(*parts: "RenderableType") -> None:
         out.print(part, soft_wrap=False)
 
 
-def rows(pairs: Sequence[tuple[str, str]], style: str = "") -> Table:
+def rows(pairs: Iterable[tuple[str, str]], style: str = "") -> Table:
     """Return a table of names and texts."""
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(style="dim", no_wrap=True)
+    return add_rows(table, pairs, style)
+
+
+def add_rows(table: Table, pairs: Iterable[tuple[str, str]], style: str = "") -> Table:
+    """Add names and texts to a table of `rows`, and return it."""
     for name, text in pairs:
         table.add_row(Text(name), Wrapped(text, style))
     return table
@@ -92,13 +98,12 @@ def chosen(line: str, choices: Sequence[Mapping[str, str]]) -> str:
     return line
 
 
-def reasons(turn: "Turn", shown: Mapping[str, Any]) -> Table:
-    """Return why a turn was answered so. shown: `turn.as_dict(...)`."""
+def reasons(turn: "Turn", shown: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return why a turn was answered so, for `rows`. shown: `turn.as_dict(...)`."""
     pairs = []
     if turn.triage:
         second = f", else {turn.runner_up}" if turn.runner_up else ""
-        sure = f"{turn.sure or 0:.0%} sure{second}"
-        pairs.append(("read as", f"{turn.triage.to_wire()} ({sure})"))
+        pairs.append(("read as", f"{reading(turn.triage)} ({turn.sure or 0:.0%} sure{second})"))
     for decision in shown["decisions"]:
         written = f"; writes {decision['write']}" if decision["write"] else ""
         source = f"by {decision['rule']} ({decision['source']})"
@@ -106,8 +111,16 @@ def reasons(turn: "Turn", shown: Mapping[str, Any]) -> Table:
     if shown["waiting"]:
         about = " ".join([shown["waiting"]["intent"], ", ".join(shown["waiting"]["orders"])])
         pairs.append(("waits", f"for an answer about {about}"))
-    pairs.append(("cost", cost(turn)))
-    return rows(pairs)
+    return [*pairs, ("cost", cost(turn))]
+
+
+def reading(triage: "Triage") -> str:
+    """Return a triage in words: `return_exchange 123456, remedy exchange, cause size`."""
+    parts: list[str] = [] if triage.act == "ask" else [triage.act]
+    for wish in triage.wishes:
+        slots = [f"{name} {value}" for name, value in wish.slots.items()]
+        parts.append(", ".join([" ".join([wish.intent, *wish.orders]), *slots]))
+    return "; ".join(parts)
 
 
 def cost(turn: "Turn") -> str:
@@ -120,7 +133,7 @@ def cost(turn: "Turn") -> str:
 
 def show(turn: "Turn", shown: Mapping[str, Any]) -> None:
     """Print a turn as a person reads it: the reply first, then why. shown: as in `reasons`."""
-    pairs = [("reply", turn.reply)]
+    table = rows([("reply", turn.reply)], "bold")
     if turn.choices:
-        pairs.append(("buttons", " · ".join(button["label"] for button in turn.choices)))
-    print_fitting(rows(pairs, "bold"), reasons(turn, shown))
+        table = add_rows(table, [("buttons", " · ".join(c["label"] for c in turn.choices))])
+    print_fitting(add_rows(table, reasons(turn, shown)))

@@ -22,10 +22,10 @@ DEMO = (
     ("C002", ("Hi, where is my desk lamp? Order 901234",)),
 )
 NEXT = (
-    ("make serve", "keep a server running for the commands below"),
+    ("make serve", "keep a server for these commands"),
     (".venv/bin/csproto chat", "talk to the desk"),
-    ('.venv/bin/csproto ask "快递单号多少" --json', "one answer with all that is behind it"),
-    ("make lab", "the notebooks, beginning with 01_quickstart"),
+    ('.venv/bin/csproto ask "快递单号多少" --json', "one answer with all behind it"),
+    ("make lab", "the notebooks"),
 )
 
 

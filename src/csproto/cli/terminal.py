@@ -147,7 +147,7 @@ class TerminalChat:
 
     def _why(self) -> None:
         if self.turn:
-            print_fitting(reasons(self.turn, self.turn.as_dict(self.desk.handbook)))
+            print_fitting(rows(reasons(self.turn, self.turn.as_dict(self.desk.handbook))))
         else:
             _say("Nothing has been answered yet.")
 
