@@ -202,9 +202,14 @@ def database_url() -> str:
     """
     if url := DATABASE.text():
         return url
-    folder = Path(os.environ.get("XDG_STATE_HOME", Path.home() / ".local" / "state")) / "csproto"
+    folder = state_folder()
     folder.mkdir(parents=True, exist_ok=True)
     return f"sqlite:///{folder / 'shop.db'}"
+
+
+def state_folder() -> Path:
+    """Return the folder for what the user keeps: the demo shop, the history of chats."""
+    return Path(os.environ.get("XDG_STATE_HOME", Path.home() / ".local" / "state")) / "csproto"
 
 
 def state_file() -> Path:

@@ -106,16 +106,22 @@ def doctor(
     ] = None,
 ) -> None:
     """Say what is installed, what is missing, and the command that repairs it."""
+    from rich.table import Table
+
+    from csproto.cli.printing import Wrapped, print_fitting
     from csproto.engine.doctor import checks
 
-    bad = 0
-    for check in checks(model):
-        mark = "[green]ok[/green]  " if check.ok else "[red]miss[/red]"
-        out.print(f"{mark} {check.what}: {check.found}")
+    found = list(checks(model))
+    table = Table.grid(padding=(0, 2, 0, 0))
+    for _ in range(2):
+        table.add_column(no_wrap=True)
+    for check in found:
+        mark = "[green]ok[/green]" if check.ok else "[red]miss[/red]"
+        table.add_row(mark, check.what, Wrapped(check.found))
         if not check.ok:
-            bad += 1
-            out.print(f"     repair:  {check.fix}")
-    if bad:
+            table.add_row("", "repair", Wrapped(check.fix))
+    print_fitting(table)
+    if bad := sum(not check.ok for check in found):
         raise CsprotoError(f"{bad} of the checks failed; the commands above repair them.")
 
 

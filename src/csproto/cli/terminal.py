@@ -19,6 +19,7 @@ from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.shortcuts import CompleteStyle
 from rich.table import Table
 
+from csproto import settings
 from csproto.chat.order_list import order_list
 from csproto.chat.words import words
 from csproto.cli.common import err, out
@@ -238,8 +239,7 @@ class TerminalChat:
 
 def history_file() -> Path:
     """Return the file with the messages of earlier chats, in the user's state folder."""
-    folder = Path(os.environ.get("XDG_STATE_HOME", Path.home() / ".local" / "state"))
-    return folder / "csproto" / "chat-history"
+    return settings.state_folder() / "chat-history"
 
 
 def _history() -> History:
