@@ -41,7 +41,7 @@ class Chat {
     this.menu = new Menu(this);
     this.tools = make("div", { class: "csp-buttons" });
     this.notes = make("ul", { class: "csp-notes" });
-    this.log = make("div", { class: "csp-log", role: "log", "aria-live": "polite", "aria-relevant": "additions text", "aria-busy": "false", tabindex: "0", onscroll: () => this.onScroll() }, this.notes);
+    this.log = make("div", { class: "csp-log", role: "log", "aria-live": "polite", "aria-relevant": "additions text", "aria-busy": "false", tabindex: "0", onscroll: () => this.onScroll() });
     this.newest = make("button", { type: "button", class: "csp-newest", hidden: true, onclick: () => this.toEnd() });
     this.hello = make("p", { class: "csp-hello" });
     this.greeting = make("p");
@@ -336,9 +336,10 @@ class Chat {
   drawNotes() { // what people did with the tickets of this conversation, below its messages
     const time = (at) => new Date(at).toLocaleString(this.language, { dateStyle: "short", timeStyle: "short" });
     const texts = this.tickets.filter(({ state }) => state !== "open").map(({ number, state, at }) => `${number} · ${this.w.progress[state]} · ${time(at)}`);
-    if (texts.join() === this.notes.dataset.key) return; // a screen reader reads what is new only
+    if (texts.join() === (this.notes.dataset.key || "")) return; // a screen reader reads what is new only
     this.notes.dataset.key = texts.join();
     this.notes.replaceChildren(...texts.map((text) => make("li", {}, text)));
+    if (texts.length) this.log.append(this.notes); else this.notes.remove();
   }
 
   drawWelcome(count, still) {
