@@ -117,6 +117,11 @@ TRUSTED_PROXIES = Variable(
 SECURE_COOKIES = Variable(
     "CSPROTO_SECURE_COOKIES", "`1`: cookies only over HTTPS, whatever the proxy says", "0"
 )
+COOKIE_SECRETS = Variable(
+    "CSPROTO_COOKIE_SECRETS",
+    "Secrets that sign the cookies, with commas: the first signs, all are accepted",
+    shown="a random one, which ends with the process",
+)
 SIGN_IN = Variable(
     "CSPROTO_SIGN_IN",
     "`module:function` that says who a visitor is (see `create_app`)",
@@ -159,6 +164,14 @@ LIMIT_PER_MINUTE = Variable(
     "CSPROTO_LIMIT_PER_MINUTE", "Posts of one address a minute; ten times as many GETs", "60"
 )
 LIMIT_RUNNING = Variable("CSPROTO_LIMIT_RUNNING", "Answers under way at the same time", "16")
+LIMIT_WAITING = Variable(
+    "CSPROTO_LIMIT_WAITING",
+    "Messages that may wait for their turn while all answers are under way; 0: none waits",
+    "64",
+)
+LIMIT_WAIT_SECONDS = Variable(
+    "CSPROTO_LIMIT_WAIT_SECONDS", "Seconds after which a message that waits is refused", "20"
+)
 LIMIT_SESSIONS = Variable("CSPROTO_LIMIT_SESSIONS", "Visitors remembered at the same time", "500")
 LIMIT_SESSION_AGE = Variable(
     "CSPROTO_LIMIT_SESSION_AGE", "Seconds for which a silent visitor is remembered", "7200"

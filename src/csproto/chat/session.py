@@ -4,7 +4,6 @@ Panel and page use the same session; they differ in how its steps reach the brow
 """
 
 import copy
-import itertools
 import logging
 from collections.abc import Iterator
 from typing import Any
@@ -61,7 +60,7 @@ class ChatSession:
         self.running: Message | None = None
         self.last_turn: Turn | None = None
         self.last_error: BaseException | None = None
-        self._numbers = itertools.count(1)
+        self._number = 0  # of the last message
         self._begin(customer_id, conversation_id)
 
     def renew(self, customer_id: str | None = None) -> None:
@@ -131,7 +130,8 @@ class ChatSession:
         before = self.messages[-1] if self.messages else None
         if before and before["state"] != "done" and before["text"] == text:
             self.messages = self.messages[:-1]
-        message = new_message(next(self._numbers), text)
+        self._number += 1
+        message = new_message(self._number, text)
         self.running, self.last_turn, self.last_error = message, None, None
         try:
             yield {"step": "start", "message": copy.deepcopy(message)}
@@ -209,6 +209,26 @@ class ChatSession:
         with database_errors_typed():
             records.rate(shop_of(self.assistant).engine, *place, rating, rule, now, why)
         message |= {"rating": rating, "why": why}
+
+    def kept(self) -> dict[str, Any]:
+        """Return, as JSON, what another process needs to show this chat and to go on with it."""
+        names = {name: message["id"] for name, message in self._answered.items()}
+        kept = {"messages": self.messages, "turns": self._turns, "number": self._number}
+        return kept | {"names": names}
+
+    def take_up(self, kept: dict[str, Any]) -> None:
+        """Show the messages of a chat that was kept, beside the conversation it belongs to."""
+        self.messages = [*kept["messages"]]
+        self._turns, self._number = dict(kept["turns"]), int(kept["number"])
+        by_id = {message["id"]: message for message in self.messages}
+        names = kept["names"].items()
+        self._answered = {name: by_id[number] for name, number in names if number in by_id}
+
+    def add_stopped(self, message: Message) -> None:
+        """Add a message whose process died before it was answered; it can be sent again."""
+        if all(message["id"] != other["id"] for other in self.messages):
+            self.messages.append(message | {"state": "stopped"})
+            self._number += 1
 
     def as_dict(self) -> dict[str, Any]:
         """Return the chat for the JSON export."""

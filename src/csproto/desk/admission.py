@@ -41,7 +41,7 @@ class Admission:
     """
 
     def __init__(self, per_minute: int | None, clock: Callable[[], float] = time.monotonic) -> None:
-        self._per_minute, self._clock = per_minute, clock
+        self.per_minute, self._clock = per_minute, clock
         self._times: dict[str, deque[float]] = {}
         self._answering: set[str] = set()
         self._lock = threading.Lock()
@@ -75,13 +75,13 @@ class Admission:
         `times` holds when the customer's last `per_minute` messages came. Once it is
         full, the desk takes the next message a minute after the oldest of them.
         """
-        if not self._per_minute:
+        if not self.per_minute:
             return  # no limit
         now = self._clock()
-        times = self._times.setdefault(customer_id, deque(maxlen=self._per_minute))
-        if len(times) == self._per_minute and (wait := MINUTE - (now - times[0])) > 0:
+        times = self._times.setdefault(customer_id, deque(maxlen=self.per_minute))
+        if len(times) == self.per_minute and (wait := MINUTE - (now - times[0])) > 0:
             raise MessageRefused(
-                f"That was message {self._per_minute + 1} in a minute, and {self._per_minute} "
+                f"That was message {self.per_minute + 1} in a minute, and {self.per_minute} "
                 f"are the most. Send it again in {int(wait) + 1} s.",
                 wait,
             )

@@ -27,6 +27,7 @@ from csproto.shop.store import (
     Customer,
     Order,
     Ticket,
+    VisitorRow,
 )
 
 T = TypeVar("T")
@@ -189,7 +190,7 @@ class OrderApi:
                 Audit.customer_id == customer_id, Audit.action.in_(STAFF_ACTIONS)
             )
             session.execute(by_staff.values(customer_id="", order_id=""))
-            for table in (Ticket, Audit, ConversationRow, Order):
+            for table in (Ticket, Audit, ConversationRow, VisitorRow, Order):
                 session.execute(delete(table).where(table.customer_id == customer_id))
             session.execute(delete(Customer).where(Customer.id == customer_id))
 

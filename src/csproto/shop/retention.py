@@ -9,7 +9,7 @@ from sqlalchemy.exc import OperationalError
 
 from csproto.errors import CsprotoError
 from csproto.shop.orders import OrderApi, database_errors_typed
-from csproto.shop.store import Audit, ConversationRow, Ticket
+from csproto.shop.store import Audit, ConversationRow, Ticket, VisitorRow
 
 
 class TracesLeft(CsprotoError):
@@ -44,6 +44,7 @@ def prune(engine: Engine, before: datetime) -> Mapping[str, int]:
         "conversations": delete(ConversationRow).where(ConversationRow.started_at < before),
         "closed tickets": delete(Ticket).where(Ticket.closed, ended_at < before),
         "audit rows": delete(Audit).where(Audit.at < before),
+        "chats": delete(VisitorRow).where(VisitorRow.seen_at < before),
     }
     with database_errors_typed(), engine.begin() as connection:
         erased = {name: connection.execute(rows).rowcount for name, rows in old.items()}

@@ -11,6 +11,7 @@ from typing import Any
 
 from sqlalchemy import (
     JSON,
+    Double,
     ForeignKey,
     Index,
     String,
@@ -27,7 +28,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from csproto.logs import request_number
 
-SCHEMA = "0006"  # the newest step of csproto.shop.migrations, which makes the tables below
+SCHEMA = "0007"  # the newest step of csproto.shop.migrations, which makes the tables below
 CONNECTING = 3  # seconds to reach a database server, and to get a connection from the pool
 PATIENCE = 4.0  # seconds for one statement: each takes milliseconds, and a customer waits for it
 TICKET_SUMMARY = 2_000  # characters
@@ -194,6 +195,42 @@ class ConversationRow(Base):
     turns: Mapped[int] = mapped_column(default=0)
     state: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
     transcript: Mapped[list[Any]] = mapped_column(JSON, default=list)
+
+
+class VisitorRow(Base):
+    """A visitor of the page, for web processes that share a PostgreSQL database.
+
+    chat: what `ChatSession.kept` returns.
+    answering: the message that is being answered, as far as the answer is; else null.
+    stop: whether the visitor wants that answer to end.
+    version: grows with every change of the chat.
+    came_back: whether the visitor has shown the cookie again.
+    """
+
+    __tablename__ = "visitor"
+
+    name: Mapped[str] = mapped_column(String(40), primary_key=True)
+    customer_id: Mapped[str] = mapped_column(String(32), index=True)
+    conversation_id: Mapped[str] = mapped_column(String(40), default="")
+    chat: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
+    answering: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    stop: Mapped[bool] = mapped_column(default=False)
+    version: Mapped[int] = mapped_column(default=0)
+    came_back: Mapped[bool] = mapped_column(default=False)
+    seen_at: Mapped[datetime] = mapped_column(index=True)
+
+
+class RateRow(Base):
+    """How fast somebody asks, for web processes that share a PostgreSQL database.
+
+    due: the time, in seconds since 1970 by the database's clock, at which the next
+        request would come if requests came at the rate that is allowed.
+    """
+
+    __tablename__ = "rate"
+
+    name: Mapped[str] = mapped_column(String(80), primary_key=True)
+    due: Mapped[float] = mapped_column(Double)
 
 
 def open_engine(url: str, patience: float | None = PATIENCE) -> Engine:

@@ -32,13 +32,20 @@ def main(
     from csproto.web.starting import Starting, wait_with
 
     def run(hand_over: "Callable[[ASGIApp], None]") -> None:
+        from csproto.chat.engine import shop_of
         from csproto.opening import open_desk
+        from csproto.shop.database import usable
         from csproto.web.configured import configured_app
+        from csproto.web.locks import shareable
 
         with open_desk(base_url, progress=progress) as assistant:
-            hand_over(configured_app(assistant, host))
-            _greet(host, port)
-            starting.closing.wait()
+            app = configured_app(assistant, host)
+            has_secret = bool(settings.COOKIE_SECRETS.listed())
+            engine, locks = shop_of(assistant).engine, app.state.site.locks
+            with usable(settings.database_url()), shareable(engine, locks, has_secret):
+                hand_over(app)
+                _greet(host, port)
+                starting.closing.wait()
 
     starting = Starting(run, lambda: setattr(server, "should_exit", True))
     server = server_for(starting, host, port)

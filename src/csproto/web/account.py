@@ -17,7 +17,7 @@ from csproto.shop.orders import database_errors_typed
 from csproto.web import schema
 
 if TYPE_CHECKING:
-    from csproto.web.app import Site
+    from csproto.web.site import Site
 
 
 def add_account(app: FastAPI, site: "Site", *, is_demo: bool) -> None:

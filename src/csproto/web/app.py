@@ -3,8 +3,8 @@
 import json
 import logging
 import mimetypes
-from collections.abc import AsyncIterator, Callable, Collection
-from contextlib import aclosing, suppress
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import aclosing
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,31 +14,24 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from csproto import settings
-from csproto.chat import records
-from csproto.chat.engine import engine_state, shop_of
 from csproto.chat.export import FORMATS, exported
 from csproto.chat.messages import Step
-from csproto.chat.session import ChatSession
 from csproto.chat.words import FOLDER as PANEL
 from csproto.chat.words import front_end, interface
 from csproto.desk.assistant import Assistant
-from csproto.shop.orders import CustomerUnknown, OrderSystemDown, database_errors_typed
 from csproto.web import schema
 from csproto.web.account import add_account
 from csproto.web.errors import add_errors, failure
 from csproto.web.examples import add_examples
 from csproto.web.guard import Guard, problem, visitor_language
-from csproto.web.health import Health
 from csproto.web.limits import Limits, Refused
-from csproto.web.metrics import Metrics
 from csproto.web.operating import add_operating
-from csproto.web.running import Answers, Running
+from csproto.web.running import Running
+from csproto.web.site import SignIn, Site, demo_sign_in
 from csproto.web.staff import add_staff
-from csproto.web.visitors import COOKIE, Visitor, Visitors
+from csproto.web.visitors import Signer, Visitor
 
 logger = logging.getLogger(__name__)
-
-SignIn = Callable[[Request, str | None], str]  # raises SignedOut
 
 STATIC = Path(__file__).parent / "static"
 PAGE_FILES = ("page.js", "page.css", "docs.js", "staff.js", "staff.css")
@@ -46,14 +39,6 @@ FILES = {
     "chat.css": PANEL / "chat.css",
     **{name: STATIC / name for name in PAGE_FILES},
 }
-
-
-def demo_sign_in(request: Request, wished: str | None) -> str:
-    """Sign every visitor in as the demo customer they choose.
-
-    A real shop has its own function here, which ignores the wish.
-    """
-    return wished or "C001"
 
 
 def create_app(
@@ -66,6 +51,7 @@ def create_app(
     public_docs: bool = True,
     metrics_token: str = "",
     staff_token: str = "",
+    cookie_secrets: Sequence[str] = (),
 ) -> FastAPI:
     """Make the page and its API for a desk.
 
@@ -78,6 +64,11 @@ def create_app(
     public_docs: whether everybody can read `/docs` and the versions that run here.
     metrics_token: shows Prometheus the figures; without one there is no `/metrics`.
     staff_token: signs the shop's staff in; without one there is no `/staff`.
+    cookie_secrets: the first signs the cookies, and all are accepted. Without one, no
+        other process can read this one's cookies.
+
+    On PostgreSQL, visitors, rates and locks are in the database, so that several
+    processes can serve the same customers. On SQLite they are in this process.
     """
     app = FastAPI(
         title="csproto",
@@ -86,9 +77,17 @@ def create_app(
         docs_url=None,
         redoc_url=None,
     )
-    site = Site(assistant, sign_in, limits or Limits(), secure)
+    site = Site(
+        assistant,
+        sign_in,
+        limits or Limits(),
+        secure,
+        Signer([secret.encode() for secret in cookie_secrets]),
+    )
     app.state.site = site
-    app.add_middleware(Guard, limits=site.limits, hosts=hosts, metrics=site.metrics)
+    app.add_middleware(
+        Guard, limits=site.limits, hosts=hosts, metrics=site.metrics, rates=site.rates
+    )
     _add_pages(app, site, public_docs)
     _add_chat(app, site)
     _add_session(app, site)
@@ -99,106 +98,6 @@ def create_app(
     add_errors(app)
     add_examples(app)
     return app
-
-
-class Site:
-    """What the routes share."""
-
-    def __init__(self, assistant: Assistant, sign_in: SignIn, limits: Limits, secure: bool) -> None:
-        self.assistant, self.sign_in, self.limits = assistant, sign_in, limits
-        self.secure, self.visitors, self.metrics = secure, Visitors(limits), Metrics()
-        self.answers = Answers(limits, self.metrics)
-        self.health, self.readiness = Health(assistant), Health(assistant, generates=False)
-        self.metrics.show("answers_under_way", "Answers under way", self.answers.__len__)
-        self.metrics.show("visitors", "Visitors remembered", self.visitors.__len__)
-        self.metrics.show_tickets(shop_of(assistant).engine)
-
-    def visitor(self, request: Request) -> tuple[str, Visitor | None]:
-        """Return the customer who is signed in, and their chat if they have one.
-
-        A cookie alone opens no chat: if another customer is signed in, the chat of the
-        one before is stopped and forgotten. Raises SignedOut.
-        """
-        visitor = self.visitors.find(request.cookies.get(COOKIE))
-        customer = self.sign_in(request, visitor.chat.customer_id if visitor else None)
-        if visitor and visitor.chat.customer_id != customer:
-            self.visitors.remove(visitor)
-            visitor = None
-        return customer, visitor
-
-    def known(self, request: Request) -> Visitor:
-        """Return the visitor. Raises SignedOut, and Refused(404) for one without a chat."""
-        _, visitor = self.visitor(request)
-        if visitor is None:
-            raise Refused(404, "not_found")
-        self.drop_if_erased(visitor)
-        return visitor
-
-    def drop_if_erased(self, visitor: Visitor) -> None:
-        """Drop a chat whose customer was erased. Raises CustomerUnknown then.
-
-        A database that does not answer erases nobody, so the chat is kept.
-        """
-        try:
-            with suppress(OrderSystemDown):
-                shop_of(self.assistant).known(visitor.chat.customer_id)
-        except CustomerUnknown:
-            self.visitors.remove(visitor)
-            raise
-
-    def admitted(self, request: Request, headers: dict[str, str]) -> Visitor:
-        """Return the visitor; a new one gets a chat, and a cookie among the headers.
-
-        Raises SignedOut, CustomerUnknown and OrderSystemDown.
-        """
-        customer, visitor = self.visitor(request)
-        return visitor or self.begin(customer, request, headers)
-
-    def begin(
-        self,
-        customer: str,
-        request: Request,
-        headers: dict[str, str],
-        *,
-        before: Visitor | None = None,
-        conversation: str = "",
-    ) -> Visitor:
-        """Begin a new chat of a signed-in customer, with its cookie among the headers.
-
-        A chat never gets another customer: a request that was admitted just before
-        would find the wrong chat.
-
-        before: the chat that the new one replaces.
-        conversation: the number of a conversation to take up again, or empty.
-
-        Raises CustomerUnknown, ConversationUnknown and OrderSystemDown.
-        """
-        chat = ChatSession(self.assistant, customer, conversation_id=conversation, reasons=False)
-        if before:
-            self.visitors.remove(before)
-        visitor, cookie = self.visitors.add(chat)
-        secure = "; Secure" if self.secure or request.url.scheme == "https" else ""
-        headers["Set-Cookie"] = (
-            f"{COOKIE}={cookie}; HttpOnly; SameSite=Strict; Path=/; "
-            f"Max-Age={self.limits.session_age:.0f}{secure}"
-        )
-        return visitor
-
-    def state(self, customer: str, visitor: Visitor | None) -> dict[str, Any]:
-        """Return a customer's chat as the page shows it. Raises OrderSystemDown."""
-        customers: list[dict[str, str]] = []
-        if self.sign_in is demo_sign_in:
-            with database_errors_typed():
-                customers = records.customers(shop_of(self.assistant).engine)
-        info = {
-            "customer": customer,
-            "conversation": visitor.chat.conversation_id if visitor else "",
-            "customers": customers,
-            "engine": engine_state(self.assistant),
-            "busy": bool(visitor and visitor.chat.running),
-            "demo": self.sign_in is demo_sign_in,
-        }
-        return {"info": info, "messages": visitor.messages() if visitor else []}
 
 
 def _add_pages(app: FastAPI, site: Site, public_docs: bool) -> None:
@@ -250,7 +149,7 @@ def _add_chat(app: FastAPI, site: Site) -> None:
             await run_in_threadpool(site.visitor, request)  # raises SignedOut
             return None, headers
         visitor = await run_in_threadpool(site.admitted, request, headers)
-        return site.answers.begin(visitor, text, question.id), headers
+        return await site.answers.begin(visitor, text, question.id), headers
 
     @app.post("/api/chat", response_model=schema.Answer, responses=problems)
     async def chat(request: Request, question: schema.Question) -> Response:
@@ -269,15 +168,17 @@ def _add_chat(app: FastAPI, site: Site) -> None:
     async def stream(request: Request, question: schema.Question) -> Response:
         """Answer one message as events.
 
+        `waiting` has the place in the queue while too many are answered at once,
         `triage` has what was understood, `decision` comes once for each decision,
         `token` has the reply, and the last one is `done` with the whole answer, or
-        `error`. The header `X-Message-Id` names the message.
+        `error`. The header `X-Message-Id` names the message, unless it has to wait.
         """
         running, headers = await begin(request, question)
         if running is None:
             told = _event("error", problem("empty", request.headers))
             return StreamingResponse(iter([told]), media_type="text/event-stream")
-        headers["X-Message-Id"] = (await running.first())["message"]["id"]
+        if running.has_begun:
+            headers["X-Message-Id"] = (await running.first())["message"]["id"]
         events = _events(running, request)
         return StreamingResponse(events, media_type="text/event-stream", headers=headers)
 
@@ -303,6 +204,10 @@ async def _events(running: Running, request: Request) -> AsyncIterator[str]:
                     yield _event("decision", decision)
                 case {"step": "token", "text": text}:
                     yield _event("token", {"text": text})
+                case {"step": "waiting", "place": place}:
+                    yield _event("waiting", {"place": place})
+                case {"step": "start"}:
+                    pass
                 case {"step": "done", "turn": turn}:
                     yield _event("done", turn)
                 case _:
@@ -355,8 +260,7 @@ def _add_session(app: FastAPI, site: Site) -> None:
 
         An answer that has begun to write is completed.
         """
-        if visitor.stop:
-            visitor.stop.set()
+        visitor.ask_to_stop()
         with visitor.alone(patience=5) as chat:
             return site.state(chat.customer_id, visitor)
 

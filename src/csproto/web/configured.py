@@ -6,9 +6,11 @@ from uvicorn.importer import ImportFromStringError, import_from_string
 from csproto import settings
 from csproto.desk.assistant import Assistant
 from csproto.web import LOOPBACK
-from csproto.web.app import SignIn, create_app, demo_sign_in
+from csproto.web.app import create_app
+from csproto.web.site import SignIn, demo_sign_in
 
 STAFF_TOKEN = 16  # characters that the token of the staff has at least
+SECRET_CHARS = 32  # the fewest
 
 
 def configured_app(assistant: Assistant, host: str = LOOPBACK[0]) -> FastAPI:
@@ -27,7 +29,19 @@ def configured_app(assistant: Assistant, host: str = LOOPBACK[0]) -> FastAPI:
         public_docs=settings.PUBLIC_DOCS.on(),
         metrics_token=settings.METRICS_TOKEN.text(),
         staff_token=_staff_token(),
+        cookie_secrets=_cookie_secrets(),
     )
+
+
+def _cookie_secrets() -> list[str]:
+    """Return the secrets of the cookies. Raises SettingInvalid for one that can be guessed."""
+    secrets = settings.COOKIE_SECRETS.listed()
+    if any(len(secret) < SECRET_CHARS for secret in secrets):
+        raise settings.SettingInvalid(
+            f"A secret in {settings.COOKIE_SECRETS.name} has fewer than {SECRET_CHARS} "
+            "characters, so it could be guessed. `openssl rand -hex 32` makes a good one."
+        )
+    return secrets
 
 
 def _staff_token() -> str:

@@ -13,6 +13,8 @@ from collections.abc import Collection
 from typing import Any
 from urllib.parse import urlsplit
 
+from anyio import CapacityLimiter
+from anyio.to_thread import run_sync
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -21,6 +23,7 @@ from csproto.logs import REQUEST
 from csproto.web.limits import Limits, RateLimit, Refused
 from csproto.web.metrics import Metrics
 from csproto.web.operating import ANY_HOST
+from csproto.web.rates import SharedRates
 
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
@@ -38,6 +41,7 @@ HEADERS = {
 }
 LOOKS = ("GET", "HEAD", "OPTIONS")
 REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{8,64}")  # req-0001-ab is one; "a\nb" and "1" are none
+RATE_THREADS = 8  # that ask the database for rates; all others may be waiting for it
 logger = logging.getLogger(__name__)
 
 
@@ -49,9 +53,15 @@ class Guard:
     """
 
     def __init__(
-        self, app: ASGIApp, limits: Limits, hosts: Collection[str] | None, metrics: Metrics
+        self,
+        app: ASGIApp,
+        limits: Limits,
+        hosts: Collection[str] | None,
+        metrics: Metrics,
+        rates: SharedRates | None = None,
     ) -> None:
         self.app, self.limits, self.hosts, self.metrics = app, limits, hosts, metrics
+        self.rates, self._threads = rates, CapacityLimiter(RATE_THREADS)
         self.rate, self.look_rate = RateLimit(limits), RateLimit(limits, limits.looks)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -76,7 +86,7 @@ class Guard:
             await send(message)
 
         try:
-            self._check(scope, headers)
+            await self._check(scope, headers)
             body = None if method in LOOKS else await self._body_in_time(receive)
             inner = receive if body is None else _replayed(body, receive)
         except Refused as refusal:
@@ -91,15 +101,17 @@ class Guard:
                 took = (time.monotonic() - began) * 1000
                 logger.info("%s %s: %d in %.0f ms", method, path, status, took)
 
-    def _check(self, scope: Scope, headers: Headers) -> None:
+    async def _check(self, scope: Scope, headers: Headers) -> None:
         path, client = scope["path"], scope.get("client")
         address = client[0] if client else ""
         foreign = self.hosts is not None and _host_name(headers.get("host", "")) not in self.hosts
         if foreign and path not in ANY_HOST:
             raise Refused(400, "foreign")
         if scope["method"] in LOOKS:
-            if path.startswith(("/api/", "/health", "/readyz", "/metrics")):  # they cost something
-                self.look_rate.spend(address)
+            if path.startswith("/api/"):  # these cost something
+                await self._spend(self.look_rate, "look", address)
+            elif path.startswith(("/health", "/readyz", "/metrics")):
+                self.look_rate.spend(address)  # they have to answer without a database, too
             return
         self._check_origin(headers)
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -110,7 +122,23 @@ class Guard:
             length
         ) > self.limits.body:
             raise Refused(413, "too_large")
-        self.rate.spend(address)
+        await self._spend(self.rate, "post", address)
+
+    async def _spend(self, rate: RateLimit, kind: str, address: str) -> None:
+        """Take a token, over all processes if they share a database that answers.
+
+        Raises Refused(429) if there is none.
+        """
+        wait = None
+        if self.rates:
+            name = f"{kind} {address}"
+            wait = await run_sync(
+                self.rates.spend, name, rate.most, rate.per_second, limiter=self._threads
+            )
+        if wait is None:
+            rate.spend(address)
+        elif wait:
+            raise Refused(429, "rate", retry_after=int(wait) + 1)
 
     def _check_origin(self, headers: Headers) -> None:
         """Raise Refused(403) if a browser says that another site sent the request.

@@ -1,10 +1,7 @@
 """Limits what one visitor, and all together, may ask of the server."""
 
-import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from csproto import settings
@@ -30,6 +27,8 @@ class Limits:
     per_minute: float = _seconds(settings.LIMIT_PER_MINUTE)
     looks: int = 10  # how many times as many GETs
     running: int = _count(settings.LIMIT_RUNNING)  # answers under way, of all visitors together
+    waiting: int = _count(settings.LIMIT_WAITING)  # messages that wait for one of them to end
+    wait_seconds: float = _seconds(settings.LIMIT_WAIT_SECONDS)
     turn_seconds: float = _seconds(settings.TURN_SECONDS)  # until an answer is given up
     sessions: int = _count(settings.LIMIT_SESSIONS)
     session_age: float = _seconds(settings.LIMIT_SESSION_AGE)  # since the last message
@@ -60,14 +59,22 @@ class RateLimit:
     times: int = 1
     _buckets: OrderedDict[str, tuple[float, float]] = field(default_factory=OrderedDict)
 
+    @property
+    def per_second(self) -> float:
+        """How many tokens come back."""
+        return max(self.times * self.limits.per_minute / 60, 1e-3)
+
+    @property
+    def most(self) -> float:
+        """How many tokens there can be."""
+        return float(self.times * self.limits.burst)
+
     def spend(self, address: str, cost: int = 1) -> None:
         """Take one token, or none to see whether there is one. Raises Refused(429) if not.
 
         There is no lock, because only the event loop calls this.
         """
-        now = time.monotonic()
-        per_second = max(self.times * self.limits.per_minute / 60, 1e-3)
-        most = float(self.times * self.limits.burst)
+        now, per_second, most = time.monotonic(), self.per_second, self.most
         tokens, since = self._buckets.pop(address, (most, now))
         tokens = min(most, tokens + (now - since) * per_second)
         self._buckets[address] = (max(tokens - cost, 0.0) if tokens >= 1 else tokens, now)
@@ -75,20 +82,3 @@ class RateLimit:
             self._buckets.popitem(last=False)
         if tokens < 1:
             raise Refused(429, "rate", retry_after=int((1 - tokens) / per_second) + 1)
-
-
-class Slots:
-    """Limits how many answers are under way at the same time."""
-
-    def __init__(self, count: int) -> None:
-        self._free = threading.BoundedSemaphore(count)
-
-    @contextmanager
-    def one(self) -> Iterator[None]:
-        """Hold a slot. Raises Refused(503) if all are taken: a queue would only grow."""
-        if not self._free.acquire(blocking=False):
-            raise Refused(503, "EngineBusy", retry_after=2)
-        try:
-            yield
-        finally:
-            self._free.release()

@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from csproto.web import schema
 
 if TYPE_CHECKING:
-    from csproto.web.app import Site
+    from csproto.web.site import Site
 
 # Probes and Prometheus ask these by an address of the container, which no list of names has.
 ANY_HOST = ("/livez", "/readyz", "/metrics")

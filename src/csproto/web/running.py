@@ -1,4 +1,4 @@
-"""The answers under way.
+"""The answers under way, and those that wait for their turn.
 
 The desk works in a thread, and its steps are read on the event loop. An answer is
 stopped if the client goes away early, if it takes too long, or if the process ends.
@@ -9,17 +9,21 @@ import logging
 import threading
 import time
 from collections.abc import AsyncGenerator
-from contextlib import ExitStack, aclosing
+from contextlib import AbstractContextManager, ExitStack, aclosing
 from contextvars import copy_context
 
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from csproto.chat.messages import Step
+from csproto.chat.session import ChatSession
 from csproto.engine.endpoint import StopSignal
-from csproto.web.limits import Limits, Refused, Slots
+from csproto.web.limits import Limits, Refused
 from csproto.web.metrics import Metrics
+from csproto.web.queue import Place, Queue
 from csproto.web.visitors import Visitor
 
+SPARE = 5.0  # seconds beyond the longest wait after which nobody waits any more
 LOOK = 0.2  # seconds between looks whether the client is still there
 logger = logging.getLogger(__name__)
 
@@ -28,25 +32,39 @@ class Answers:
     """All answers under way. Safe to use from any thread."""
 
     def __init__(self, limits: Limits, metrics: Metrics) -> None:
-        self.limits, self.metrics, self.slots = limits, metrics, Slots(limits.running)
+        self.limits, self.metrics, self.queue = limits, metrics, Queue(limits)
         self.closing = False
         self._running: set[Running] = set()
         self._lock = threading.Lock()
 
-    def begin(self, visitor: Visitor, text: str, sent_as: str = "") -> "Running":
-        """Begin to answer one message. To be called on the event loop.
+    async def begin(self, visitor: Visitor, text: str, sent_as: str = "") -> "Running":
+        """Begin to answer one message, or let it wait for its turn.
 
         sent_as: the sender's own name of it (see `ChatSession.run`).
 
-        Raises Refused if the chat is busy, if too many answers are under way, or if the
-        process ends; the message has then had no effect.
+        Raises Refused if the chat is busy, if too many messages wait, or if the process
+        ends; the message has then had no effect.
         """
-        with self._lock:
-            if self.closing:
-                raise Refused(503, "network", retry_after=1)
-            running = Running(visitor, text, self, sent_as)
-            self._running.add(running)
-        running.thread.start()
+        place = self.queue.join(visitor.chat.customer_id)
+        held = ExitStack()
+        try:
+            held.callback(place.leave)
+            alone: AbstractContextManager[ChatSession] = visitor.alone()
+            # In a thread, because the lock may be one of the database.
+            await run_in_threadpool(held.enter_context, alone)
+            with self._lock:
+                if self.closing:
+                    raise Refused(503, "network", retry_after=1)
+                running = Running(visitor, text, sent_as, self, place, held)
+                self._running.add(running)
+        except BaseException:
+            threading.Thread(target=held.close, daemon=True).start()
+            raise
+        if place.has_slot:
+            running.start()
+        else:  # in case nobody ever asks for its steps
+            patience = self.limits.wait_seconds + SPARE
+            asyncio.get_running_loop().call_later(patience, running.give_up)
         return running
 
     def ended(self, running: "Running") -> None:
@@ -80,40 +98,68 @@ class Answers:
 
 
 class Running:
-    """An answer to one message. Made by `Answers.begin`."""
+    """An answer to one message. Made by `Answers.begin`.
 
-    def __init__(self, visitor: Visitor, text: str, answers: Answers, sent_as: str = "") -> None:
+    held: what is given free when the answer ends.
+    """
+
+    def __init__(
+        self,
+        visitor: Visitor,
+        text: str,
+        sent_as: str,
+        answers: Answers,
+        place: Place,
+        held: ExitStack,
+    ) -> None:
         self._signal, self._why, self._answers = StopSignal(), "", answers
+        self._visitor, self._text, self._sent_as = visitor, text, sent_as
+        self._place, self._held = place, held
         self._loop = asyncio.get_running_loop()
         self._steps: asyncio.Queue[Step | None] = asyncio.Queue()
-        with ExitStack() as held:
-            held.enter_context(answers.slots.one())
-            self._chat = held.enter_context(visitor.alone())
-            visitor.stop = self._signal
-            self._held = held.pop_all()
+        visitor.stop = self._signal
         work = copy_context().run  # with the number of the request
         self.thread = threading.Thread(
-            target=work, args=(self._work, text, sent_as), name="csproto-answer", daemon=True
+            target=work, args=(self._work,), name="csproto-answer", daemon=True
         )
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the message is being answered, and no longer waits."""
+        return self.thread.ident is not None
+
+    def start(self) -> None:
+        """Begin to answer, in a thread."""
+        self.thread.start()
 
     def stop(self, why: str) -> None:
         """Stop the answer. why: the code that the client gets instead of `stopped`."""
         self._why = why
         self._signal.set()
 
-    def _work(self, text: str, sent_as: str) -> None:
-        limits, metrics = self._answers.limits, self._answers.metrics
+    def give_up(self) -> None:
+        """Leave the queue, if the message still waits in it."""
+        if not self.has_begun:
+            self._signal.set()
+            self._answers.ended(self)
+            # In a thread, because the lock of the chat may be one of the database.
+            threading.Thread(target=self._held.close, daemon=True).start()
+
+    def _work(self) -> None:
+        limits, metrics, chat = self._answers.limits, self._answers.metrics, self._visitor.chat
         deadline = threading.Timer(limits.turn_seconds, self.stop, ["EngineTimeout"])
         deadline.daemon = True
         deadline.start()
         try:
             with self._held:
-                for step in self._chat.run(text, self._signal, sent_as):
+                for step in chat.run(self._text, self._signal, self._sent_as):
                     if step["step"] == "stopped" and self._why:
                         step = {"step": "failed", "code": self._why, "reason": ""}  # noqa: PLW2901
+                    if step["step"] in ("start", "triage"):
+                        self._visitor.note()  # before anything is written
                     metrics.count_step(step)
                     self._hand_over(step)
-                del self._chat.messages[: -limits.messages]
+                del chat.messages[: -limits.messages]
         finally:
             deadline.cancel()
             self._answers.ended(self)
@@ -132,10 +178,15 @@ class Running:
     async def steps(self, request: Request) -> AsyncGenerator[Step]:
         """Yield the further steps, until the last one or until the client goes away.
 
+        While the message waits for its turn, the steps are `waiting`, with its place.
         Leaving the loop in any way stops the answer.
         """
         try:
-            while True:
+            async for waiting in self._turn(request):
+                yield waiting
+                if waiting["step"] == "failed":
+                    return
+            while self.has_begun:
                 try:
                     step = await asyncio.wait_for(self._steps.get(), LOOK)
                 except TimeoutError:
@@ -147,6 +198,31 @@ class Running:
                 yield step
         finally:
             self._signal.set()
+            self.give_up()
+
+    async def _turn(self, request: Request) -> AsyncGenerator[Step]:
+        """Wait for a slot, and yield the place in the queue whenever it has changed.
+
+        The last step is `failed` if there is no slot in time or the wait is stopped.
+        """
+        deadline, shown = time.monotonic() + self._answers.limits.wait_seconds, 0
+        while not self.has_begun:
+            if self._place.has_slot and not self._signal.is_set:
+                self.start()
+                return
+            if self._signal.is_set:
+                yield {"step": "failed", "code": self._why or "stopped", "reason": ""}
+                return
+            if self._place.refused or time.monotonic() > deadline:
+                self._answers.metrics.count_refusal(503, "EngineBusy")
+                yield {"step": "failed", "code": "EngineBusy", "reason": ""}
+                return
+            if await request.is_disconnected():
+                return
+            if (number := self._place.number()) != shown:
+                shown = number
+                yield {"step": "waiting", "place": number}
+            await self._place.change(LOOK)
 
     async def last(self, request: Request) -> Step | None:
         """Return the last step, or an earlier one if the client went away before it.

@@ -229,7 +229,7 @@ EVENTS: dict[str, Any] = {
                 "type": "object",
                 "required": ["event", "data"],
                 "properties": {
-                    "event": {"enum": ["triage", "decision", "token", "done", "error"]},
+                    "event": {"enum": ["waiting", "triage", "decision", "token", "done", "error"]},
                     "data": {"type": "string"},
                 },
             }

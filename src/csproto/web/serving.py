@@ -18,13 +18,15 @@ logger = logging.getLogger(__name__)
 
 
 class ImpatientProtocol(H11Protocol):
-    """Closes a connection whose request's head is not complete in time.
+    """Closes a connection whose client is too slow, which uvicorn waits for for ever.
 
-    uvicorn waits for it for ever. The body is the Guard's.
+    patience: seconds for the head of a request, and for the client to take what it was
+        sent. The body of a request is the Guard's.
     """
 
     patience = 10.0
     _timer: asyncio.TimerHandle | None = None
+    _full: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -39,7 +41,22 @@ class ImpatientProtocol(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
+        self._taken()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """The buffer is full: the client reads more slowly than the page writes."""
+        super().pause_writing()
+        self._full = self.loop.call_later(self.patience, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        self._taken()
+        super().resume_writing()
+
+    def _taken(self) -> None:
+        if self._full:
+            self._full.cancel()
+            self._full = None
 
     def _expect_head(self) -> None:
         self._timer = self.loop.call_later(self.patience, self._give_up)

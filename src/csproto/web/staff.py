@@ -27,7 +27,7 @@ from csproto.web.limits import Limits, RateLimit
 from csproto.web.visitors import Signer
 
 if TYPE_CHECKING:
-    from csproto.web.app import Site
+    from csproto.web.site import Site
 
 COOKIE = "csproto_staff"
 SESSION = 8 * 3600  # seconds for which staff stay signed in: a working day
@@ -53,7 +53,7 @@ class StaffDoor:
 
     def __init__(self, token: str, limits: Limits) -> None:
         self._token = token.encode()
-        self._signer = Signer(hmac.digest(self._token, b"cookies of the staff", hashlib.sha256))
+        self._signer = Signer([hmac.digest(self._token, b"cookies of the staff", hashlib.sha256)])
         self._tries = RateLimit(replace(limits, burst=TRIES, per_minute=TRIES))
 
     def check(self, token: str, request: Request) -> None:

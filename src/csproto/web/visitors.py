@@ -6,7 +6,7 @@ import secrets
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from csproto.chat.messages import Message, snapshot
@@ -18,23 +18,29 @@ COOKIE = "csproto_session"
 
 
 class Signer:
-    """Signs cookies. key: one of this process, which ends with its sessions, unless given."""
+    """Signs cookies.
 
-    def __init__(self, key: bytes | None = None) -> None:
-        self._key = key or secrets.token_bytes(32)
+    keys: the first signs, and all are tried when a cookie is read, so that a new key
+        can be put in front of an old one. Without any, the process has a random key,
+        which ends together with its sessions.
+    """
+
+    def __init__(self, keys: Sequence[bytes] = ()) -> None:
+        self._keys = list(keys) or [secrets.token_bytes(32)]
 
     def sign(self, name: str) -> str:
         """Return the cookie of a session."""
-        return f"{name}.{self._seal(name)}"
+        return f"{name}.{_seal(self._keys[0], name)}"
 
     def read(self, cookie: str | None) -> str | None:
-        """Return the session that a cookie names, or None if it was not made here."""
+        """Return the session that a cookie names, or None if it was not signed here."""
         name, _, seal = (cookie or "").rpartition(".")
-        genuine = hmac.compare_digest(seal.encode(), self._seal(name).encode())
-        return name if name and genuine else None
+        genuine = [hmac.compare_digest(seal.encode(), _seal(k, name).encode()) for k in self._keys]
+        return name if name and any(genuine) else None
 
-    def _seal(self, name: str) -> str:
-        return hmac.new(self._key, name.encode(), hashlib.sha256).hexdigest()
+
+def _seal(key: bytes, name: str) -> str:
+    return hmac.new(key, name.encode(), hashlib.sha256).hexdigest()
 
 
 class Visitor:
@@ -52,10 +58,15 @@ class Visitor:
         """Return whether a request works on the chat now."""
         return self._lock.locked()
 
+    @property
+    def answering(self) -> Message | None:
+        """The message that is being answered, if there is one."""
+        return self.chat.running
+
     def messages(self) -> list[Message]:
         """Return the messages, with the one that is being answered at the end."""
         # Read in this sequence, a message that is completed meanwhile is not missed.
-        running, complete = self.chat.running, list(self.chat.messages)
+        running, complete = self.answering, list(self.chat.messages)
         if running and all(message is not running for message in complete):
             complete.append(running)
         return [snapshot(message) for message in complete]
@@ -73,12 +84,20 @@ class Visitor:
         finally:
             self._lock.release()
 
+    def note(self) -> None:
+        """Keep what is known of the answer under way, where other processes look for it."""
+
+    def ask_to_stop(self) -> None:
+        """End the answer under way. One that has begun to write is completed."""
+        if self.stop:
+            self.stop.set()
+
 
 class Visitors:
-    """All visitors, the longest unused first."""
+    """All visitors of this process, the longest unused first."""
 
-    def __init__(self, limits: Limits) -> None:
-        self._limits, self._signer = limits, Signer()
+    def __init__(self, limits: Limits, signer: Signer | None = None) -> None:
+        self._limits, self._signer = limits, signer or Signer()
         self._all: OrderedDict[str, Visitor] = OrderedDict()
         self._lock = threading.Lock()
 

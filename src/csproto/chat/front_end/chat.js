@@ -140,7 +140,8 @@ class Chat {
   onStep(step) {
     if (step.step === "start") this.onStart(step.message);
     else if (this.live) applyStep(this.live, step);
-    const saying = { start: "reading", triage: "deciding", decision: "writing", done: "done", stopped: "stopped", failed: "failed" }[step.step];
+    if (step.step === "waiting") this.place = step.place;
+    const saying = { waiting: "queued", start: "reading", triage: "deciding", decision: "writing", done: "done", stopped: "stopped", failed: "failed" }[step.step];
     if (saying) this.announce(saying);
   }
 
@@ -264,7 +265,7 @@ class Chat {
     const { w } = this;
     this.said = said;
     const [, code] = said.split("errors.");
-    setText(this.status, code ? w.errors[code] || w.errors.internal : w[said] || "");
+    setText(this.status, code ? w.errors[code] || w.errors.internal : (w[said] || "").replace("{n}", this.place));
   }
 
   clearWaiting() { clearTimeout(this.waiting); this.waiting = null; }

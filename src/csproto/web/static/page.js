@@ -151,7 +151,7 @@ async function read(response, message) {
 
 function stepOf({ event, data }) {
   const { sure, runner_up, ...triage } = data; // of the event `triage`
-  const steps = { triage: { triage, sure, runner_up }, decision: { decision: data }, token: { text: data.text }, done: { turn: data } };
+  const steps = { waiting: { place: data.place }, triage: { triage, sure, runner_up }, decision: { decision: data }, token: { text: data.text }, done: { turn: data } };
   if (event in steps) return { step: event, ...steps[event] };
   return data.error === "stopped" ? { step: "stopped" } : { step: "failed", code: data.error, reason: "" };
 }
