@@ -2,7 +2,7 @@
 
 import sys
 
-from csproto.cli import manage, measure, models, talk  # noqa: F401  # each adds its commands to the application
+from csproto.cli import manage, measure, models, serve, talk  # noqa: F401  # each adds its commands to the application
 from csproto.cli.common import app, err
 from csproto.errors import CsprotoError
 

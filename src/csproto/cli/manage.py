@@ -1,16 +1,13 @@
-"""Commands that look after things: serve, web, doctor, tickets, db."""
+"""Commands that look after things: doctor, tickets, db."""
 
-import logging
-import signal
 import sys
 from datetime import UTC, datetime, timedelta
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from csproto import settings
-from csproto.cli.common import BaseUrl, app, out, progress
+from csproto.cli.common import app, out
 from csproto.cli.tickets import tickets_app
 from csproto.errors import CsprotoError
 
@@ -20,83 +17,6 @@ if TYPE_CHECKING:
 db_app = typer.Typer(no_args_is_help=True, help="The shop's database.")
 app.add_typer(db_app, name="db")
 app.add_typer(tickets_app, name="tickets")
-logger = logging.getLogger(__name__)
-
-
-@app.command()
-def serve(
-    model: Annotated[str, typer.Option(help="A model folder or a hub id.")] = str(
-        settings.MINI_MODEL
-    ),
-    port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 takes a free one.")] = 0,
-    extra: Annotated[
-        list[str] | None, typer.Argument(help="After `--`: further flags for sglang.launch_server.")
-    ] = None,
-) -> None:
-    """Run a SGLang server until Ctrl-C or SIGTERM. The other commands and the notebooks find it.
-
-    Its key is the one in CSPROTO_API_KEY, or else a random one.
-    """
-    from csproto import logs
-    from csproto.engine.running import read_state, remove_state, write_state
-    from csproto.engine.server import Server
-
-    logs.configure()
-    signal.signal(signal.SIGTERM, _interrupt)
-    if running := read_state():
-        raise CsprotoError(
-            f"A server is already running at {running['base_url']} (pid {running['pid']}). "
-            "Use it, or stop it with Ctrl-C where it runs."
-        )
-    key = settings.api_key()
-    server = Server(model, port=port, extra=extra or [], api_key=key).start()
-    try:
-        with progress() as say:
-            server.wait_ready(progress=say)
-        state = write_state(server)
-        logger.info("%s is ready at %s", server.served_name, server.base_url)
-        out.print(
-            f"{server.served_name} is ready at {server.base_url} after "
-            f"{server.startup_seconds:.0f} s. Log: {server.log}. Ctrl-C ends it."
-        )
-        whose = "the one in CSPROTO_API_KEY" if key else f"`api_key` in {state}"
-        out.print(f"Its key is {whose}; commands on this machine read it by themselves.")
-        try:
-            assert server.process is not None
-            code = server.process.wait()
-            raise CsprotoError(
-                f"The server ended by itself (exit code {code}). Last lines of its log "
-                f"({server.log}):\n{server.log_tail()}"
-            )
-        except KeyboardInterrupt:
-            out.print("stopping")
-        finally:
-            remove_state()
-    finally:
-        server.stop()
-
-
-def _interrupt(sign: int, frame: FrameType | None) -> None:
-    """End the process as Ctrl-C does, but with exit code 0: its supervisor asked for it."""
-    raise SystemExit(0)
-
-
-@app.command()
-def web(
-    host: Annotated[
-        str, typer.Option(help="Where to listen; beyond this machine only on purpose.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="The page's port.")] = 8000,
-    base_url: BaseUrl = None,
-) -> None:
-    """Serve the assistant as a web page and a JSON API."""
-    from csproto import logs
-    from csproto.web import main as serve_page
-
-    logs.configure()
-    signal.signal(signal.SIGTERM, _interrupt)  # uvicorn lets the answers end before
-    with progress() as say:
-        serve_page(host, port, base_url, say)
 
 
 @app.command()

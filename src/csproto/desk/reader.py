@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from csproto import settings
 from csproto.desk.sureness import Token, sureness
-from csproto.desk.transcript import Message
+from csproto.desk.transcript import Message, routing_key
 from csproto.engine.endpoint import CallOptions, Endpoint, RequestRefused, StopSignal, Usage
 from csproto.engine.grammar import terminal
 
@@ -153,7 +153,14 @@ class ModelReader:
             raise RequestRefused(f"The model wrote {call.text[:40]!r}, which begins no reply.")
         return list(stems).index(call.text), call
 
-    def _run(self, program: str, ebnf: str, *arguments: Any, rivals: int = 0) -> Call:
+    def _run(
+        self,
+        program: str,
+        ebnf: str,
+        messages: Sequence[Message],
+        *arguments: Any,
+        rivals: int = 0,
+    ) -> Call:
         """Run one program under a grammar. Raises EngineError."""
         options = CallOptions(
             ebnf,
@@ -161,10 +168,11 @@ class ModelReader:
             usage=self.usage,
             rivals=rivals,
             stream_interval=settings.UNREAD,
+            routing_key=routing_key(messages),
         )
         backend = self.endpoint.with_options(options)
         state = programs()[program].run(
-            *arguments, **self.sampling, backend=backend, use_thread=False
+            messages, *arguments, **self.sampling, backend=backend, use_thread=False
         )
         return Call(state["answer"], state.get_meta_info("answer"))
 

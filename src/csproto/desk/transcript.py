@@ -4,6 +4,7 @@ Messages are appended and never changed, so each call finds everything before in
 server's prefix cache.
 """
 
+import hashlib
 import json
 import re
 import secrets
@@ -72,6 +73,17 @@ def opening(orders: Sequence[OrderView], zone: ZoneInfo, nonce: str | None = Non
         for place, order in enumerate(orders[:ORDERS_SHOWN], start=1)
     ]
     return Message("system", to_json({"nonce": nonce, "orders": listed}))
+
+
+def routing_key(messages: Sequence[Message]) -> str:
+    """Return a text that all calls of one transcript share, and no other's; "" without nonce.
+
+    It says nothing of the nonce, which must stay secret.
+    """
+    for message in reversed(messages):
+        if message.role == "system" and message.content.startswith('{"nonce":'):
+            return hashlib.sha256(message.content.encode()).hexdigest()[:16]
+    return ""
 
 
 def changes(before: Iterable[OrderView], now: Iterable[OrderView], zone: ZoneInfo) -> list[Message]:

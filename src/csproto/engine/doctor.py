@@ -17,7 +17,7 @@ from csproto import settings
 from csproto.engine.cpu.native import compiler_command
 from csproto.engine.fit import CPU_SHARE, GPU_SHARE, LEAST_TOKENS, need_of
 from csproto.engine.hardware import gpu_name, gpus, number, torch_cuda
-from csproto.engine.running import find, read_state
+from csproto.engine.running import MODEL_INFO, find, read_state
 from csproto.engine.server import bearer
 from csproto.errors import CsprotoError
 from csproto.shop.database import DatabaseUnusable, url_without_password, usable
@@ -203,9 +203,12 @@ def _named_server(url: str) -> Check:
     what = f"server ({settings.BASE_URL.name})"
     try:
         _, key = find() or ("", None)
-        answer = urllib3.request(
-            "GET", f"{url}/model_info", headers=bearer(key), timeout=3, retries=False
-        )
+        for path in MODEL_INFO:
+            answer = urllib3.request(
+                "GET", f"{url}{path}", headers=bearer(key), timeout=3, retries=False
+            )
+            if answer.status != 404:
+                break
     except (CsprotoError, urllib3.exceptions.HTTPError):
         return Check(
             what, False, f"nothing is ready at {url}", "csproto serve there, or another URL"

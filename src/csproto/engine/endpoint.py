@@ -10,9 +10,9 @@ import copy
 import json
 import secrets
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -28,128 +28,44 @@ from sglang.lang.chat_template import ChatTemplate
 from sglang.lang.interpreter import StreamExecutor
 from sglang.lang.ir import SglSamplingParams
 
+from csproto.engine.calls import (
+    CallOptions,
+    EngineBusy,
+    EngineError,
+    EngineGarbled,
+    EngineTimeout,
+    EngineUnreachable,
+    GenerationTruncated,
+    NoSuchPath,
+    RequestRefused,
+    Stopped,
+    StopSignal,
+    Usage,
+    WrongKey,
+)
 from csproto.engine.own_template import own_template
 from csproto.engine.server import bearer
 from csproto.engine.wire import has_figures, has_text, json_object, lines, reason_in
-from csproto.errors import CsprotoError
 from csproto.logs import request_number
 
+__all__ = [
+    "CallOptions",
+    "Endpoint",
+    "EngineBusy",
+    "EngineError",
+    "EngineGarbled",
+    "EngineTimeout",
+    "EngineUnreachable",
+    "GenerationTruncated",
+    "NoSuchPath",
+    "RequestRefused",
+    "StopSignal",
+    "Stopped",
+    "Usage",
+    "WrongKey",
+]
 
-class EngineError(CsprotoError):
-    """A call to the SGLang server gave no usable answer."""
-
-
-class EngineUnreachable(EngineError):
-    """Nobody answers at the URL, or the connection broke."""
-
-
-class EngineTimeout(EngineError):
-    """The server accepted the call, and then sent nothing for too long."""
-
-
-class WrongKey(EngineError):
-    """The server wants another API key."""
-
-
-class EngineBusy(EngineError):
-    """The server's queue is full, or it is still starting."""
-
-
-class RequestRefused(EngineError):
-    """The server rejected the request: for a bad grammar, say, or a prompt that is too long."""
-
-
-class GenerationTruncated(EngineError):
-    """The output ended at the token limit. It is incomplete, so never parse it."""
-
-
-class EngineGarbled(EngineError):
-    """What answers at the URL is no SGLang server, or something between spoilt its answer."""
-
-
-class Stopped(EngineError):
-    """The caller stopped the generation."""
-
-
-@dataclass
-class Usage:
-    """The figures of one or more generations.
-
-    cached_tokens: the prompt's tokens that the server found in its prefix cache.
-    model_calls: the number of generations.
-    """
-
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    completion_tokens: int = 0
-    model_calls: int = 0
-
-    def add(self, meta: dict[str, Any]) -> None:
-        """Add the `meta_info` of one generation."""
-        self.prompt_tokens += meta["prompt_tokens"]
-        self.cached_tokens += meta["cached_tokens"]
-        self.completion_tokens += meta["completion_tokens"]
-        self.model_calls += 1
-
-
-class StopSignal:
-    """Lets another thread end a generation at once, even before its first token.
-
-    The connection is closed, and the server then drops the request.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._response: urllib3.BaseHTTPResponse | None = None
-        self.is_set = False
-
-    def set(self) -> None:
-        """Stop now. Safe to call from any thread, and more than once."""
-        with self._lock:
-            self.is_set = True
-            self._shut()
-
-    def watch(self, response: "urllib3.BaseHTTPResponse | None") -> None:
-        """Set the response that a stop closes; None when it has been read."""
-        with self._lock:
-            self._response = response
-            if self.is_set:
-                self._shut()
-
-    def _shut(self) -> None:
-        """Close the connection, unless the body has just been read or the server was faster."""
-        if self._response is not None:
-            with suppress(RuntimeError, ValueError, OSError):
-                self._response.shutdown()
-
-    def check(self) -> None:
-        """Raise Stopped if the caller has stopped."""
-        if self.is_set:
-            raise Stopped("Stopped. Send a new message when you like.")
-
-
-@dataclass
-class CallOptions:
-    """What one generation needs beyond the arguments of SGLang's frontend language.
-
-    ebnf: the grammar of the output.
-    cache_salt: prompts with different salts share nothing in the prefix cache.
-    on_text: called with each new piece of text.
-    stop: lets another thread end the generation.
-    usage: the figures of the generation are added to it.
-    rivals: the likeliest tokens to report at each place, with their probabilities; 0
-        reports none.
-    stream_interval: the tokens in one event of the stream. Each event costs the server
-        and the client a little.
-    """
-
-    ebnf: str | None = None
-    cache_salt: str | None = None
-    on_text: Callable[[str], None] | None = None
-    stop: StopSignal | None = None
-    usage: Usage = field(default_factory=Usage)
-    rivals: int = 0
-    stream_interval: int = 1
+ROUTING_KEY = "X-SMG-Routing-Key"  # the header by which sglang-router knows a conversation
 
 
 class Endpoint(RuntimeEndpoint):
@@ -177,14 +93,31 @@ class Endpoint(RuntimeEndpoint):
         # Prompts that were computed ahead. Copies of this object share both.
         self.read, self.reading_ahead = set[str](), threading.Lock()
         self._timeout = urllib3.Timeout(connect=connect_timeout, read=read_timeout)
-        self._pool = urllib3.PoolManager(maxsize=64, retries=False, headers=self._headers())
-        self.model_info: dict[str, Any] = self.get_json("/model_info")
+        self._pool = urllib3.PoolManager(maxsize=64, retries=False)
+        self.is_router = False
+        self.model_info: dict[str, Any] = self._ask_model()
         if not isinstance(self.model_info.get("model_path"), str):
             raise self._garbled()
         self.chat_template: ChatTemplate = own_template(self.model_info)
 
+    def _ask_model(self) -> dict[str, Any]:
+        """Return what the server says of its model; a router says it under another path."""
+        try:
+            return self.get_json("/model_info")
+        except NoSuchPath as error:
+            with suppress(NoSuchPath):
+                found = self.get_json("/get_model_info")
+                self.is_router = True
+                return found
+            raise error
+
     def _headers(self) -> dict[str, str]:
-        return {"Content-Type": "application/json"} | bearer(self.api_key)
+        key = self.options.routing_key
+        return (
+            {"Content-Type": "application/json"}
+            | bearer(self.api_key)
+            | ({ROUTING_KEY: key} if key else {})
+        )
 
     @property
     def model_name(self) -> str:
@@ -213,10 +146,12 @@ class Endpoint(RuntimeEndpoint):
         """GET a JSON document. Raises EngineError."""
         return self._parsed(self._request("GET", path).data)
 
-    def _not_sglang(self, what: str) -> EngineUnreachable:
+    def _not_sglang(self, status: int, reason: str) -> EngineUnreachable:
         """Return the error for an answer that does not come from SGLang."""
-        return EngineUnreachable(
-            f"No SGLang server answers at {self.base_url}: what is there {what}. "
+        kind, what = NoSuchPath if status == 404 else EngineUnreachable, f"({reason})"
+        return kind(
+            f"No SGLang server answers at {self.base_url}: what is there answers with the "
+            f"status {status} {what}. "
             "Check the URL, and the proxy in front of the server if there is one."
         )
 
@@ -240,7 +175,31 @@ class Endpoint(RuntimeEndpoint):
         patient = copy.copy(self)
         if patience:
             patient._timeout = urllib3.Timeout(connect=self._timeout.connect_timeout, read=patience)
-        patient.post("/generate", body)
+        if self.is_router:
+            patient._warm_all(body)
+        else:
+            patient.post("/generate", body)
+
+    def _warm_all(self, body: dict[str, Any]) -> None:
+        """Send a request to every server behind a router: at once, each with another key.
+
+        A new key goes to the server that has least to do.
+        """
+        count = len(self.get_json("/workers").get("workers", [])) or 1
+        keys = [secrets.token_hex(8) for _ in range(count)]
+        views = [self.with_options(CallOptions(routing_key=key)) for key in keys]
+        with ThreadPoolExecutor(count) as pool:
+            list(pool.map(lambda view: view.post("/generate", body), views))
+
+    def generates(self, patience: float) -> bool:
+        """Return whether the server writes a token within `patience` seconds."""
+        patient = copy.copy(self)
+        patient._timeout = urllib3.Timeout(connect=self._timeout.connect_timeout, read=patience)
+        body = {"text": "a", "sampling_params": {"max_new_tokens": 1, "temperature": 0}}
+        try:
+            return has_text(patient._parsed(patient.post("/generate", body)))
+        except EngineError:
+            return False
 
     def cache_prefix(self, prefix_str: str) -> None:
         """Compute the constant prefix of a batch, for SGLang's frontend. Raises EngineError."""
@@ -261,8 +220,19 @@ class Endpoint(RuntimeEndpoint):
     def generate(
         self, s: StreamExecutor, sampling_params: SglSamplingParams
     ) -> tuple[str, dict[str, Any]]:
-        """Generate for a program, and return text and `meta_info`. Raises EngineError."""
-        pieces = list(self.generate_stream(s, sampling_params))
+        """Generate for a program, and return text and `meta_info`. Raises EngineError.
+
+        If the connection breaks, the request is sent once more, unless a part of the
+        answer has been told already: behind a router another server may take it.
+        """
+        try:
+            pieces = list(self.generate_stream(s, sampling_params))
+        except EngineUnreachable:
+            if self.options.on_text:
+                raise
+            if self.options.stop:
+                self.options.stop.check()
+            pieces = list(self.generate_stream(s, sampling_params))
         return "".join(piece for piece, _ in pieces), pieces[-1][1]
 
     def generate_stream(
@@ -354,7 +324,12 @@ class Endpoint(RuntimeEndpoint):
     ) -> urllib3.BaseHTTPResponse:
         """Make one request. With `stream`, the caller reads the body of the answer."""
         data = None if body is None else json.dumps(body).encode()
-        ask = partial(self._pool.request, timeout=self._timeout, preload_content=not stream)
+        ask = partial(
+            self._pool.request,
+            timeout=self._timeout,
+            preload_content=not stream,
+            headers=self._headers(),
+        )
         try:
             try:
                 response = ask(method, self.base_url + path, body=data)
@@ -390,7 +365,7 @@ class Endpoint(RuntimeEndpoint):
                 "Set CSPROTO_API_KEY to the key it was started with."
             )
         if status == 404 or 300 <= status < 400:
-            return self._not_sglang(f"answers with the status {status} ({reason})")
+            return self._not_sglang(status, reason)
         if status in (429, 502, 503, 504):  # also from a gateway before it
             return EngineBusy(
                 f"The server at {self.base_url} takes no request right now ({reason}). "

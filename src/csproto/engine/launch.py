@@ -10,12 +10,10 @@ module again when they are spawned. The others are needed only here.
 """
 
 import os
-import signal
 import sys
-import threading
-import time
 
 from csproto.engine.cpu import is_cpu_only, make_torchvision_importable
+from csproto.engine.owner import die_with_owner
 
 make_torchvision_importable()
 
@@ -30,8 +28,7 @@ CPU_FLAGS = ("--device", "cpu", "--max-total-tokens", "32768", "--sleep-on-idle"
 
 def main() -> None:
     """Run `sglang.launch_server` with the arguments given and the keys from the environment."""
-    if owner := os.environ.pop("CSPROTO_OWNER", ""):
-        threading.Thread(target=_die_with_owner, args=(int(owner),), daemon=True).start()
+    die_with_owner()
     # The plug-in asks the same function. A flag of the user's comes later, so it wins.
     arguments = [*(CPU_FLAGS if is_cpu_only() else ()), *sys.argv[1:]]
     for name, flag in KEYS.items():
@@ -49,16 +46,6 @@ def main() -> None:
         run_server(prepare_server_args(arguments))
     finally:
         kill_process_tree(os.getpid(), include_parent=False)
-
-
-def _die_with_owner(owner: int) -> None:
-    """Kill the whole process group when the owner is gone.
-
-    It is watched, because an owner that is killed by SIGKILL cannot stop the server.
-    """
-    while os.getppid() == owner:
-        time.sleep(0.5)
-    os.killpg(os.getpgid(0), signal.SIGKILL)
 
 
 if __name__ == "__main__":

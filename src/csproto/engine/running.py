@@ -8,14 +8,26 @@ import os
 import secrets
 from contextlib import suppress
 from pathlib import Path
+from typing import Protocol
 
 import urllib3
 
 from csproto import settings
-from csproto.engine.server import NoServer, Server, ServerFailed, answers, bearer, readiness
+from csproto.engine.server import NoServer, ServerFailed, answers, bearer, readiness
+
+MODEL_INFO = ("/model_info", "/get_model_info")  # of a server, and of sglang-router
 
 
-def write_state(server: Server) -> Path:
+class Reached(Protocol):
+    """A server, or several behind a router: how it is reached."""
+
+    base_url: str
+    api_key: str
+    admin_key: str
+    served_name: str
+
+
+def write_state(server: Reached) -> Path:
     """Write how `server` is reached, into a file that only this user can read.
 
     Returns the file. Raises ServerFailed if its folder belongs to another user, who could
@@ -124,9 +136,11 @@ def _why_not(url: str, status: int) -> str:
 def running_model(base_url: str, key: str | None = None) -> dict[str, str]:
     """Return what a server says of its model (`/model_info`); nothing if it does not say."""
     with suppress(urllib3.exceptions.HTTPError, OSError, ValueError, AttributeError):
-        url = f"{base_url}/model_info"
-        found = urllib3.request("GET", url, timeout=5.0, retries=False, headers=bearer(key))
-        return {name: str(value) for name, value in found.json().items()}
+        for path in MODEL_INFO:
+            url = f"{base_url}{path}"
+            found = urllib3.request("GET", url, timeout=5.0, retries=False, headers=bearer(key))
+            if found.status != 404:
+                return {name: str(value) for name, value in found.json().items()}
     return {}
 
 

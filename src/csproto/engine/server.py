@@ -38,6 +38,7 @@ OURS = {
     "--chat-template": "a file chat_template.jinja in data/models/NAME, where NAME is the last "
     "part of the model's id or path: the desk writes the messages itself",
 }
+ROUTER_READY = "/readiness"  # 200 while at least one worker is well
 WAKING = 3.0  # seconds to wait for `/health`; SGLang answers it after one second if all is well
 SHOWN = 90  # characters of a line of the log, as progress
 Progress = Callable[[str], None]  # gets one line of text for the user
@@ -161,6 +162,14 @@ class Server:
         self.startup_seconds = time.monotonic() - began
         return self
 
+    def watch(self) -> None:
+        """Wait until the process ends. Raises ServerFailed then."""
+        assert self.process is not None, "start() first"
+        code = self.process.wait()
+        raise ServerFailed(
+            f"The {self.product} ended by itself (exit code {code}). {self._log_hint()}"
+        )
+
     def stop(self) -> None:
         """End the server and every process that it started.
 
@@ -214,16 +223,19 @@ class Server:
         for word in self.extra:
             if other := OURS.get(word.partition("=")[0]):
                 raise ServerFailed(f"{word.partition('=')[0]} cannot be given here. Use {other}.")
-        folder = Path(self.model)
-        named_as_path = self.model.startswith((".", "/")) and not folder.is_file()
-        if (folder.is_dir() or named_as_path) and (fault := fault_of(folder)):
-            raise ServerFailed(fault)
+        self._check_model()
         with socket.socket() as probe:
             if probe.connect_ex((_host(self.extra), self.port)) == 0:
                 raise ServerFailed(
                     f"Port {self.port} is in use. Name another one with --port, "
                     "or leave it out to take a free one."
                 )
+
+    def _check_model(self) -> None:
+        folder = Path(self.model)
+        named_as_path = self.model.startswith((".", "/")) and not folder.is_file()
+        if (folder.is_dir() or named_as_path) and (fault := fault_of(folder)):
+            raise ServerFailed(fault)
 
 
 def _host(extra: Sequence[str]) -> str:
@@ -261,6 +273,8 @@ def readiness(
 ) -> int:
     """Return the status that a server gives when asked whether it is ready; 0 for none."""
     status = _status(base_url + path, timeout, key)
+    if status == 404 and path == Server.ready_path:  # sglang-router has another path
+        return _status(base_url + ROUTER_READY, timeout, key)
     if status == 503 and path == Server.ready_path:
         _wake(base_url, key)
         status = _status(base_url + path, timeout, key)

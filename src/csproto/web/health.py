@@ -80,6 +80,10 @@ class Health:
         if not self._generates:
             return ""
         endpoint = endpoint_of(self._assistant)
+        if endpoint.is_router:  # its `/health` says only that it runs
+            if endpoint.generates(PATIENCE):
+                return ""
+            return f"No engine behind the router has generated a token in {PATIENCE:.0f} s."
         try:
             response = urllib3.request(
                 "GET",
