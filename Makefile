@@ -10,7 +10,7 @@ STAMP := $(VENV)/.ready-$(GPU)
 PYTEST := $(RUN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all test-real browser lint serve web lab notebooks bench bench-setup clean
+.PHONY: help setup demo test test-all test-real browser lint serve web lab notebooks bench bench-setup audit clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -63,6 +63,12 @@ $(VLLM)/.ready: requirements/vllm.txt requirements/setup.py
 
 bench: $(STAMP) $(VLLM)/.ready ## measure against vLLM on the same work (half an hour on two quiet cores)
 	$(RUN)/csproto bench --out data/benchmarks/cpu.json
+
+audit: $(STAMP) ## known faults of the pinned packages, and a list of all (SBOM) in build/sbom.json
+	@mkdir -p build
+	$(PYTHON) -m venv build/audit && build/audit/bin/pip install -q pip-audit==2.10.1 cyclonedx-bom==7.5.0
+	build/audit/bin/cyclonedx-py environment $(VENV) --output-format JSON --output-file build/sbom.json
+	build/audit/bin/pip-audit --path $(wildcard $(VENV)/lib/python3*/site-packages) --progress-spinner off
 
 clean: ## remove the environments and everything built
 	rm -rf $(VENV) $(VLLM) build
