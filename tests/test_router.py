@@ -128,11 +128,11 @@ def test_a_stop_reaches_the_worker_through_the_router(fleet: Fleet, routed: Endp
     @sgl.function
     def program(s):  # type: ignore[no-untyped-def]
         s += sgl.user("go on")
-        s += sgl.assistant(sgl.gen("answer", max_tokens=4000, temperature=0))
+        s += sgl.assistant(sgl.gen("answer", max_tokens=2000, temperature=0))
 
     stop = StopSignal()
-    options = CallOptions('root ::= ("a" | "b")*\n', stop=stop)
-    threading.Timer(1.0, stop.set).start()
+    options = CallOptions('root ::= "{" [a-z]{1900,1990} "}"', stop=stop)
+    threading.Timer(0.3, stop.set).start()
     with pytest.raises(Stopped):
         program.run(backend=routed.with_options(options), use_thread=False)
     workers = [Endpoint(server.base_url, server.api_key) for server in fleet.servers]
