@@ -39,7 +39,7 @@ def desk(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Any]:
     """Makes a desk without a model, which the chat must not look for."""
     monkeypatch.setattr(ChatSession, "_check_engine", lambda chat: None)
     state = {"ok": True, "model": "scripted"}
-    monkeypatch.setattr("csproto.web.app.engine_state", lambda assistant: state)
+    monkeypatch.setattr("csproto.web.site.engine_state", lambda assistant: state)
     return lambda: scripted(OrderApi(engine), means)
 
 

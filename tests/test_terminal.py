@@ -36,10 +36,12 @@ class Terminal:
     def __init__(self, state: Path, *words: str, **environment: str) -> None:
         self.history = state / "csproto" / "chat-history"
         fixed = {"XDG_STATE_HOME": str(state), "TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1"}
+        # Else rich takes these for the size, where a process that runs the tests has set them.
+        kept = {n: value for n, value in os.environ.items() if n not in ("COLUMNS", "LINES")}
         self.process = pexpect.spawn(
             sys.executable,
             ["-m", "csproto.cli", "chat", *words],
-            env={**os.environ, **fixed, **environment},
+            env={**kept, **fixed, **environment},
             dimensions=(40, COLUMNS),
             encoding="utf-8",
             timeout=PATIENCE,

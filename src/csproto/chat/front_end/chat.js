@@ -43,8 +43,7 @@ class Chat {
     this.notes = make("ul", { class: "csp-notes" });
     this.log = make("div", { class: "csp-log", role: "log", "aria-live": "polite", "aria-relevant": "additions text", "aria-busy": "false", tabindex: "0", onscroll: () => this.onScroll() });
     this.newest = make("button", { type: "button", class: "csp-newest", hidden: true, onclick: () => this.toEnd() });
-    this.hello = make("p", { class: "csp-hello" });
-    this.greeting = make("p");
+    [this.hello, this.greeting] = [make("p", { class: "csp-hello" }), make("p")];
     this.chips = make("div", { class: "csp-chips", role: "group" });
     this.welcome = make("div", { class: "csp-welcome" }, make("span", { class: "csp-mark" }, icon("assistant")), this.hello, this.greeting, this.chips);
     this.question = make("div", { class: "csp-ask", role: "alertdialog", "aria-labelledby": `csp-ask-${this.number}`, hidden: true });
