@@ -13,7 +13,7 @@ from functools import cache
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scripted import NO, YES, Script, says, scripted
+from scripted import NO, YES, Script, lose_the_end, says, scripted
 from sqlalchemy import delete, select
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
@@ -374,6 +374,69 @@ def test_an_order_that_never_holds_still_is_told_so_and_the_yes_can_be_sent_agai
     orders.times = 0
     desk.turn(conversation, "yes")
     assert [audit.action for audit in rows(orders.engine, Audit)] == ["invoice"]
+
+
+def test_a_question_asked_anew_is_not_about_what_is_written_already() -> None:
+    two = facts_of(an_order("110001"), an_order("110002"))
+
+    class RacingSecond(Racing):
+        """The second order changes between the two writes."""
+
+        def _write(self, key: str, customer_id: str, write: Write, *rest: object) -> int:
+            self.times = 1 if write.order_id == "110002" and not rows(engine, Audit)[1:] else 0
+            return super()._write(key, customer_id, write, *rest)
+
+    engine = shop_of(two)
+    orders = RacingSecond(engine, lambda order: setattr(order, "invoice", "issued"), times=0)
+    both = Triage(wishes=(Wish("invoice", ("110001", "110002"), {}),))
+    desk = scripted(orders, lambda text: {"please": both, "yes": YES}[text])
+    conversation = desk.open(CUSTOMER)
+    desk.turn(conversation, "please")
+    turn = desk.turn(conversation, "yes")
+    assert [d.rule for d in turn.decisions] == ["invoice.done", "invoice.issued"]
+    assert conversation.state.question is None, "the first invoice is made, the second was there"
+
+
+class Dying(OrderApi):
+    """An order system of which one part stops answering."""
+
+    writes_left, tickets_left = 1, 0
+
+    def write(self, key: str, customer_id: str, write: Write, now: datetime, why: str) -> int:
+        if not self.writes_left:
+            raise OrderSystemDown("gone")
+        self.writes_left -= 1
+        return super().write(key, customer_id, write, now, why)
+
+    def leave_ticket(self, key: str, customer_id: str, summary: str, now: datetime) -> int:
+        if self.tickets_left <= 0:
+            self.tickets_left += 1
+            raise OrderSystemDown("gone")
+        return super().leave_ticket(key, customer_id, summary, now)
+
+
+def test_the_ticket_about_what_is_left_names_the_order_also_at_the_second_attempt() -> None:
+    orders = Dying(shop_of(facts_of(an_order("110001"), an_order("110002"))))
+    both = Triage(wishes=(Wish("complaint", ("110001", "110002"), {}),))
+    turn = scripted(orders, both).turn(scripted(orders, both).open(CUSTOMER), "both are bad")
+    assert [d.rule for d in turn.decisions] == ["complaint.ticket", "system.unavailable"]
+    (left,) = rows(orders.engine, Ticket, kind="unavailable")
+    assert "complaint 110002" in left.summary
+    assert "check whether" in left.summary, "the write may have happened all the same"
+
+
+def test_a_message_sent_again_after_a_lost_end_stands_once_in_the_transcript() -> None:
+    orders = OrderApi(shop_of(facts_of(HERE)))
+    desk = scripted(orders, says("complaint", HERE.id))
+    conversation = desk.open(CUSTOMER)
+    keep = desk.keep
+    lose_the_end(desk)
+    with pytest.raises(OrderSystemDown):
+        desk.turn(conversation, "it is bad")
+    desk.keep = keep
+    desk.turn(conversation, "it is bad")
+    assert [m.content for m in conversation.transcript if m.role == "user"] == ["it is bad"]
+    assert len(rows(orders.engine, Ticket)) == 1
 
 
 # -- erasure

@@ -2,10 +2,15 @@
 
 from datetime import timedelta
 
+import pytest
 from rehearsed import wish
 from sqlalchemy.orm import Session
 from support import NOW
 
+from csproto.desk import outage
+from csproto.desk.choices import choices
+from csproto.desk.state import Reading
+from csproto.desk.triage import Triage
 from csproto.shop.store import Order
 
 
@@ -246,7 +251,7 @@ def test_a_yes_is_for_the_question_that_was_put(customer, engine) -> None:
 def test_a_yes_for_one_of_two_keeps_what_was_said_of_both(customer, engine) -> None:
     c016 = customer("C016")
     c016.hears("invoices to ACME Ltd", wish("invoice", "160002", "160004", title="ACME Ltd"))
-    c016.hears("yes, 160004 only", wish("invoice", "160004"), act="confirm")
+    c016.hears("yes, 160004", wish("invoice", "160004"), act="confirm")
     assert c016.writes == [("invoice", "160004")]
     with Session(engine) as session:
         assert session.get_one(Order, "160004").invoice_title == "ACME Ltd"
@@ -372,8 +377,49 @@ def test_a_yes_for_some_of_the_orders_is_a_yes_for_these(customer) -> None:
     c016 = customer("C016").hears(
         "cancel 160001 and 160002", wish("cancel_order", "160001", "160002")
     )
-    assert c016.hears("yes, only 160001", act="confirm").writes == [("cancel", "160001")]
+    assert c016.hears("yes, 160001", act="confirm").writes == [("cancel", "160001")]
     assert c016.state.question.wish.orders == ("160002",)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "yes, all except the phone case",
+        "yes, everything but 160001",
+        "yes, leave out the phone case please",
+        "yes, but only the phone case",
+    ],
+)
+@pytest.mark.parametrize("read", [(), (wish("cancel_order", "160001"),)])
+def test_a_yes_that_may_mean_the_others_is_asked_about_the_named_alone(
+    customer, text, read
+) -> None:
+    c016 = customer("C016").hears("cancel both", wish("cancel_order", "160001", "160002"))
+    c016.hears(text, *read, act="confirm")
+    assert c016.writes == []
+    assert c016.state.question.wish.orders == ("160001",)
+    assert c016.hears("no", act="deny").writes == []
+    assert c016.state.question.wish.orders == ("160002",)
+    assert c016.hears("yes", act="confirm").writes == [("cancel", "160002")]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "yes, the yoga mat",  # another article
+        "yes and cancel 160002 instead",
+        "yes, I would rather you didn't",
+        "ok, you people please do not cancel the phone case",
+        "是的，你们先别取消",
+        "好的，手机壳不取消了",
+        "我都说了是的，160002",
+        "是的，成都那边160002",
+    ],
+)
+def test_a_yes_to_something_else_is_asked_again(customer, text) -> None:
+    c016 = customer("C016").hears("cancel 160001", wish("cancel_order", "160001"))
+    assert c016.hears(text, act="confirm").writes == []
+    assert c016.waits_for == "yes"
 
 
 def test_a_question_after_the_yes_is_no_yes(customer) -> None:
@@ -459,3 +505,46 @@ def test_taking_back_can_be_taken_back(customer) -> None:
     assert c001.rules == ["withdraw.confirm"]
     c001.hears("no wait, I do want to return it", wish("return_exchange", "123456"))
     assert c001.rules == ["return.already_open"]
+
+
+def test_a_question_goes_on_for_the_order_that_it_still_fits(customer, engine) -> None:
+    c016 = customer("C016").hears("cancel both", wish("cancel_order", "160001", "160002"))
+    with Session(engine) as session, session.begin():
+        session.get_one(Order, "160002").shipped_at = NOW
+    c016.hears("hm", wish("other"))
+    assert c016.state.question.wish.orders == ("160001",)
+    assert "Shall I cancel 160001 (phone case)?" in c016.reply()
+    assert c016.hears("yes", act="confirm").writes == [("cancel", "160001")]
+
+
+def test_what_waits_is_still_there_after_an_outage(customer, handbook) -> None:
+    c016 = customer("C016")
+    c016.hears(
+        "cancel 160002 and return the kettle",
+        wish("cancel_order", "160002"),
+        wish("return_exchange", "160004"),
+    )
+    before = c016.state
+    for text, read in (
+        ("how are you", wish("other")),
+        ("do you sell bread", wish("shop_question")),
+    ):
+        reading = Reading(text, Triage("ask", (read,)))
+        outcome = outage.respond(reading, "C016", before, c016.now, handbook)
+        assert "order.not_found" not in [decision.rule for decision in outcome.decisions]
+        assert outcome.state.queue == before.queue
+        assert before.question in (outcome.state.question, outcome.state.behind)
+    c016.state = outcome.state
+    asked = []
+    while c016.state.question:
+        asked.append(c016.state.question.wish.orders)
+        c016.hears("no", act="deny")
+    assert asked[1:] == [("160004",), ("160002",)], "both come back"
+
+
+def test_a_choice_with_a_human_among_the_readings_offers_the_human_once(customer, handbook) -> None:
+    unsure = customer("C016", threshold=0.9)
+    unsure.hears("hm hm", wish("complaint"), sure=0.5)
+    assert unsure.state.question.readings == ("complaint", "human_agent")
+    buttons = choices(unsure.state.question, handbook, "en")
+    assert len({button["text"] for button in buttons}) == len(buttons) == 2

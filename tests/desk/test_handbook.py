@@ -9,6 +9,7 @@ import yaml
 from rehearsed import Rehearsed
 
 from csproto.desk.handbook import Handbook, HandbookError
+from csproto.desk.policy import check
 from csproto.desk.triage import Wish
 from csproto.settings import DATA
 from csproto.shop.orders import OrderApi
@@ -79,3 +80,37 @@ def test_a_question_about_one_order_alone_is_refused(folder: Path) -> None:
     change(folder / "wishes" / "cancel_order.yaml", *where, value=["Shall we cancel {order}?"])
     with pytest.raises(HandbookError, match=r"cancel_order.yaml.*write {orders}"):
         Handbook(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "where", "value", "told"),
+    [
+        ("dialogue.yaml", ("rules", "human.after_misses"), None, "human.after_misses is missing"),
+        ("shop.yaml", ("windows", "yes_hours"), None, "windows.yes_hours is missing"),
+        ("shop.yaml", ("risk", "velocity"), None, "risk.velocity is missing"),
+        ("shop.yaml", ("labels", "status", "paid"), None, "labels.status.paid is missing"),
+        (
+            "wishes/cancel_order.yaml",
+            ("rules", "cancel.confirm", "ask", "en"),
+            ["Cancel {orders} for {amount}?"],
+            "{amount} is none of its facts",
+        ),
+        (
+            "wishes/cancel_order.yaml",
+            ("rules", "cancel.done", "say", "en"),
+            ["Order {order} is cancelled, {amount} goes back."],
+            "names no more than",
+        ),
+    ],
+)
+def test_what_another_shop_lacks_is_told_before_a_customer_meets_it(
+    folder: Path, name: str, where: tuple[str, ...], value: object, told: str
+) -> None:
+    change(folder / name, *where, value=value)
+    with pytest.raises(HandbookError, match=told):
+        check(Handbook(folder))
+
+
+def test_another_shop_may_leave_out_a_wish(folder: Path) -> None:
+    (folder / "wishes" / "invoice.yaml").unlink()
+    check(Handbook(folder))

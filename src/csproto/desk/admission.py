@@ -41,6 +41,8 @@ class Admission:
     """
 
     def __init__(self, per_minute: int | None, clock: Callable[[], float] = time.monotonic) -> None:
+        if per_minute is not None and per_minute < 1:
+            raise ValueError("messages_per_minute is 1 or more, or None for no limit.")
         self.per_minute, self._clock = per_minute, clock
         self._times: dict[str, deque[float]] = {}
         self._answering: set[str] = set()
@@ -75,8 +77,8 @@ class Admission:
         `times` holds when the customer's last `per_minute` messages came. Once it is
         full, the desk takes the next message a minute after the oldest of them.
         """
-        if not self.per_minute:
-            return  # no limit
+        if self.per_minute is None:
+            return
         now = self._clock()
         times = self._times.setdefault(customer_id, deque(maxlen=self.per_minute))
         if len(times) == self.per_minute and (wait := MINUTE - (now - times[0])) > 0:

@@ -114,7 +114,7 @@ class Assistant:
         began = time.perf_counter()
         with self.admission.admitted(conversation, text) as message:
             steps = Steps(self, conversation, message, stop or StopSignal(), began)
-            with steps.undone_if_nothing_is_written():
+            with steps.undone_by_an_error():
                 steps.read_orders()
                 yield Understood(steps.understand())
                 steps.decide()

@@ -29,7 +29,8 @@ def choices(
             return [_choice(kind, text, text) for kind, text in texts]
         case "reading":
             labels = [handbook.wishes[intent].label[language] for intent in question.readings]
-            return [_choice("reading", label, label) for label in labels] + [_human(language)]
+            human = [] if "human_agent" in question.readings else [_human(language)]
+            return [_choice("reading", label, label) for label in labels] + human
         case "order":
             return _orders(question, handbook, language)
     return []

@@ -4,7 +4,7 @@ First comes a yes or no to the open question, then the wishes of the message, th
 wishes that had to wait. Everything here is pure: nothing is read or written outside.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -12,11 +12,9 @@ from csproto.desk.case import Decision, Fact, Label
 from csproto.desk.handbook import Handbook
 from csproto.desk.policy import decide
 from csproto.desk.questions import Questions
-from csproto.desk.references import matches
-from csproto.desk.state import SURE, Kind, Limits, Outcome, Question, Reading, State
-from csproto.desk.transcript import ORDERS_SHOWN
+from csproto.desk.state import SURE, Limits, Outcome, Question, Reading, State
 from csproto.desk.triage import Wish
-from csproto.desk.yes import is_clear_yes
+from csproto.desk.yes import Yes
 from csproto.shop.facts import CustomerFacts, OrderView, foreseen
 
 MAX_CANDIDATES = 6  # orders to choose from in one question
@@ -35,24 +33,24 @@ def respond(
     state: the dialogue before the message. limits: how sure the model must be; if it is
     less sure, the customer is asked which of two wishes is meant.
     """
-    turn = _Turn(reading, facts, state, now, handbook)
+    dialogue = Dialogue(reading, facts, state, now, handbook)
     triage, question = reading.triage, state.question
-    if turn.is_unsure(limits):
-        turn.ask_reading()
+    if dialogue.is_unsure(limits):
+        dialogue.ask_reading()
     elif question and triage.act == "confirm" and reading.sure < limits.writing:
-        turn.asked(triage.wishes) if triage.wishes else turn.repeat_question()
+        dialogue.run_wishes(triage.wishes) if triage.wishes else dialogue.repeat_question()
     elif question and triage.act == "confirm":
-        turn.confirmed(question)
+        dialogue.confirmed(question)
     elif question and triage.act == "deny":
-        turn.denied(question)
+        dialogue.denied(question)
     elif triage.act == "correct":
-        turn.corrected()
+        dialogue.corrected()
     else:
-        turn.asked(triage.wishes)
-    return turn.outcome()
+        dialogue.run_wishes(triage.wishes)
+    return dialogue.outcome()
 
 
-class _Turn(Questions):
+class Dialogue(Questions):
     """What one message does: each method takes one way in which customers write."""
 
     # -- what the message does
@@ -89,16 +87,21 @@ class _Turn(Questions):
         same = [wish for wish in wishes if question.kind == "yes" and wish.intent == asked.intent]
         # "yes, but made out to my company": the changed wish has to be confirmed
         changed = any(self.changes(asked, wish) for wish in same)
-        lexicon = self.handbook.lexicon
-        clear = is_clear_yes(self.reading, question, self.facts, lexicon) and not changed
-        if question.kind not in ("yes", "human") or not clear:
-            self.asked(wishes) if wishes else self.repeat_question()
+        yes = Yes(self.reading, question, self.facts, self.handbook.lexicon)
+        clear = question.kind in ("yes", "human") and yes.is_clear and not changed
+        part = question.kind == "yes" and yes.about and yes.about != asked.orders
+        if part and not changed and (clear or len(same) == len(wishes)):
+            self._answer_part(question, yes.about, agreed=clear and yes.is_whole)
+        elif not clear and wishes:
+            self.run_wishes(wishes)
             return
-        self.close_question()
-        if question.kind == "human":
-            self._run(Wish("human_agent"))
+        elif not clear or not yes.is_whole:
+            self.repeat_question()
+            return
         else:
-            self._carry_out(question)
+            self.close_question()
+            human = question.kind == "human"
+            self._run(Wish("human_agent")) if human else self._carry_out(question, asked.orders)
         # "yes, and 160001 as well": the further order has not been asked about yet.
         new = [
             replace(wish, orders=more)
@@ -108,30 +111,35 @@ class _Turn(Questions):
         rest = [wish for wish in wishes if wish not in same]
         if question.kind == "human":  # "yes, get me a human" is one wish, not two
             rest = [wish for wish in rest if wish.intent != "human_agent"]
-        self.asked([*new, *rest])
+        self.run_wishes([*new, *rest])
 
-    def _carry_out(self, question: Question) -> None:
-        """Do what the open question asked about.
+    def _answer_part(self, question: Question, orders: Sequence[str], agreed: bool) -> None:
+        """Treat the orders that a yes names apart, and ask about the question's others later.
 
-        If the yes names some of the question's orders, only these are meant, and the
-        desk asks about the others again.
+        "Yes, 160001" means that order. "Yes, all but 160001" names the same order and
+        means the others: then the desk asks about the named ones alone.
+        """
+        left = tuple(order for order in question.wish.orders if order not in orders)
+        self.close_question()
+        self.add_to_queue(replace(question.wish, orders=left))
+        if agreed:
+            self._carry_out(question, orders)
+        else:
+            self._decide(question.wish, self.views(orders))
+
+    def _carry_out(self, question: Question, orders: Sequence[str]) -> None:
+        """Do what the open question asked about some of its orders.
 
         The yes does not count for an order that has changed since the question, or if
         the question is too old, or if the rules would now ask something else. The rules
         then decide on the order as on a new wish.
         """
-        orders = question.wish.orders
-        named = {o for wish in self.reading.triage.wishes for o in wish.orders}
-        named |= {order for order, _ in matches(self.reading.text, self.facts.orders)}
-        chosen = [order for order in orders if order in named] or list(orders)
-        if left := tuple(o for o in orders if o not in chosen):
-            self.add_to_queue(replace(question.wish, orders=left))  # "yes, 160001": ask again
         seen = question.facts.get("orders", ())
         valid = timedelta(hours=self.handbook.values.windows["yes_hours"])
         too_old = self.now - question.asked_at > valid
         agreed: list[OrderView] = []
         changed: list[OrderView] = []
-        for order in self.views(chosen):
+        for order in self.views(orders):
             same_rule = decide(self.case(question.wish, order)).rule == question.rule
             as_asked = isinstance(seen, tuple) and order in seen
             (agreed if same_rule and as_asked and not too_old else changed).append(order)
@@ -154,7 +162,7 @@ class _Turn(Questions):
             told = orders and question.kind != "human"
             facts: dict[str, Fact] = {"orders": orders, "deed": deed} if told else {}
             self.decisions.append(Decision(question.wish.intent, None, "pending.dropped", facts))
-        self.asked(wishes)
+        self.run_wishes(wishes)
 
     def _repeats(self, wish: Wish, question: Question) -> bool:
         """Return whether a wish beside a no only repeats what the question asked.
@@ -174,12 +182,12 @@ class _Turn(Questions):
         if base is None and not wishes:
             self.add_decision("other.small_talk", "other")
         elif base is None or (wishes and wishes[0].intent not in (base.intent, "other")):
-            self.asked(wishes)  # the correction is another wish
+            self.run_wishes(wishes)  # the correction is another wish
         elif wishes:
             slots = dict(base.slots) | dict(wishes[0].slots)
             first = Wish(base.intent, wishes[0].orders or base.orders, slots)
             self.state = replace(self.state, question=None)
-            self.asked([first, *wishes[1:]])
+            self.run_wishes([first, *wishes[1:]])
         elif not self.handbook.wishes[base.intent].needs_order:
             self.add_decision("other.small_talk", "other")
         else:
@@ -189,7 +197,7 @@ class _Turn(Questions):
             others = [o for o in self.facts.orders if o.id not in meant]
             self._decide_or_ask_which(base, fitting or others or self.facts.orders)
 
-    def asked(self, wishes: Iterable[Wish]) -> None:
+    def run_wishes(self, wishes: Iterable[Wish]) -> None:
         """Run the wishes of a message one after the other.
 
         Once a wish has led to a question, further wishes that would also ask something
@@ -343,7 +351,7 @@ class _Turn(Questions):
         elif wish.intent != "shop_question" or not self.state.question:
             # For a shop question without an answer the desk offers a human, but not in
             # place of a question that is open.
-            self._ask_about(wish, asked)
+            self.ask_about(wish, asked)
 
     def _let_wait(self, wish: Wish) -> None:
         """Let a wish wait, because this message has led to a question before.
@@ -354,39 +362,6 @@ class _Turn(Questions):
         asked = question.wish.orders if question and question.wish.intent == wish.intent else ()
         if left := tuple(order for order in wish.orders if order not in asked):
             self.add_to_queue(replace(wish, orders=left))
-
-    def _ask_about(self, wish: Wish, asked: Mapping[str, Sequence[Decision]]) -> None:
-        """Ask the first rule's question about all orders of that rule.
-
-        Orders with another rule's question wait in the queue, also those that are too
-        many to be named in one question.
-        """
-        first, *groups = [
-            part for decisions in asked.values() for part in _parts(decisions, ORDERS_SHOWN)
-        ]
-        rule, ids = first[0].rule, tuple(d.order for d in first if d.order)
-        kind: Kind = self.handbook.rules[rule].waits
-        facts = _shared_facts(first) | {"orders": self.views(ids)}
-        about = replace(wish, orders=ids)
-        self.ask(Question(kind, self.action(rule), rule, about, self.now, facts))
-        for decisions in groups:
-            self.decisions = [d for d in self.decisions if d not in decisions]
-            self.add_to_queue(replace(wish, orders=tuple(d.order for d in decisions if d.order)))
-
-
-def _shared_facts(decisions: Sequence[Decision]) -> dict[str, Fact]:
-    """Return the facts that all decisions share.
-
-    A question about several orders must not give a fact that is true of only one of
-    them.
-    """
-    first, *others = (decision.facts for decision in decisions)
-    return {n: fact for n, fact in first.items() if all(o.get(n) == fact for o in others)}
-
-
-def _parts(decisions: Sequence[Decision], size: int) -> list[Sequence[Decision]]:
-    """Return decisions in parts of at most `size`."""
-    return [decisions[start : start + size] for start in range(0, len(decisions), size)]
 
 
 def _merged(base: Wish, new: Wish) -> Wish:

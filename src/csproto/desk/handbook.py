@@ -212,6 +212,7 @@ class Lexicon(_Part):
     no: words that take a yes back if a later clause, or the rest of its own, begins
         with one.
     fillers: words that may stand before a yes.
+    narrows: words that may narrow a yes or take it back, wherever they stand.
     more: words by which a yes takes in something that was not asked about.
     asks: words that make the clause of a yes a question or a condition.
     question_ends: endings of a clause that is a question.
@@ -222,6 +223,7 @@ class Lexicon(_Part):
     no: Words
     fillers: Words
     firm: Words
+    narrows: Words
     more: Words
     asks: Words
     question_ends: list[str]

@@ -51,9 +51,19 @@ def asks(text: str, lexicon: Lexicon) -> bool:
 
 def says_more(text: str, lexicon: Lexicon) -> bool:
     """Return whether a message says that something comes on top: "also", 还有."""
+    return _has(text, _all(lexicon.more))
+
+
+def may_narrow(text: str, lexicon: Lexicon) -> bool:
+    """Return whether a message may mean only a part of what was asked: "except", 除了."""
+    return _has(text, _all(lexicon.narrows))
+
+
+def _has(text: str, words: Sequence[str]) -> bool:
+    """Return whether one of the words stands anywhere in a text."""
     lowered = text.lower()
-    starts = (n for n in range(len(text)) if n == 0 or _word_ends(lowered, n))
-    return any(_begins(lowered[n:], _all(lexicon.more)) for n in starts)
+    starts = (n for n in range(len(lowered)) if n == 0 or _word_ends(lowered, n))
+    return any(_begins(lowered[n:], words) for n in starts)
 
 
 def _after_yes(clause: str, lexicon: Lexicon) -> tuple[str, bool]:

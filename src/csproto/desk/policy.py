@@ -14,6 +14,7 @@ from datetime import date, timedelta
 
 from csproto.desk.case import Case, Day, Decision, Fact, Facts, Label, Parts
 from csproto.desk.handbook import Handbook, HandbookError
+from csproto.desk.handbook_check import check_against_shipped
 from csproto.desk.risk import risk_score
 from csproto.shop.facts import OrderView, Write
 
@@ -32,12 +33,13 @@ def wish(function: Decide) -> Decide:
 
 
 def check(handbook: Handbook) -> None:
-    """Raise HandbookError for a wish that no function decides."""
+    """Raise HandbookError for a wish that no function decides, or for a rule that is missing."""
     if missing := handbook.wishes.keys() - _DECIDE.keys():
         raise HandbookError(
             f"No function decides the wish {min(missing)}: add one of that name to policy.py, "
             "with @wish above it."
         )
+    check_against_shipped(handbook)
 
 
 def decide(case: Case) -> Decision:

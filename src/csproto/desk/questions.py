@@ -1,13 +1,14 @@
 """The open question of a dialogue: asked, repeated, closed, given up after too many misses."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
-from csproto.desk.case import Case, Decision
+from csproto.desk.case import Case, Decision, Fact
 from csproto.desk.handbook import Handbook
 from csproto.desk.policy import decide
-from csproto.desk.state import Question, Reading, State
+from csproto.desk.state import Kind, Question, Reading, State
+from csproto.desk.transcript import ORDERS_SHOWN
 from csproto.desk.triage import Wish
 from csproto.shop.facts import CustomerFacts, OrderView, Write, foreseen
 
@@ -63,6 +64,24 @@ class Questions:
         if before and same_wish and before.kind in ("order", "human"):
             self.count_miss()
 
+    def ask_about(self, wish: Wish, asked: Mapping[str, Sequence[Decision]]) -> None:
+        """Ask the first rule's question about all orders of that rule.
+
+        Orders with another rule's question wait in the queue, also those that are too
+        many to be named in one question.
+        """
+        first, *groups = [
+            part for decisions in asked.values() for part in _parts(decisions, ORDERS_SHOWN)
+        ]
+        rule, ids = first[0].rule, tuple(d.order for d in first if d.order)
+        kind: Kind = self.handbook.rules[rule].waits
+        facts = _shared_facts(first) | {"orders": self.views(ids)}
+        about = replace(wish, orders=ids)
+        self.ask(Question(kind, self.action(rule), rule, about, self.now, facts))
+        for decisions in groups:
+            self.decisions = [d for d in self.decisions if d not in decisions]
+            self.add_to_queue(replace(wish, orders=tuple(d.order for d in decisions if d.order)))
+
     def close_if_answered(self, wish: Wish) -> None:
         """Close the earlier question if a wish that asked nothing answers it.
 
@@ -111,16 +130,21 @@ class Questions:
         if question is None:
             return
         repeated = self.decided_again(question)
-        if not repeated or any(decision.rule != question.rule for decision in repeated):
+        as_before = [decision for decision in repeated if decision.rule == question.rule]
+        # What the rules say now is news. A change needs a new wish.
+        others = [decision for decision in repeated if decision not in as_before]
+        news = [decision for decision in others if not decision.asks and not decision.write]
+        if not as_before:
             self.close_question()
-            # What the rules say now is news. A change needs a new wish.
-            told = [decision for decision in repeated if not decision.asks and not decision.write]
-            self.decisions = self.decisions or told
+            self.decisions = self.decisions or news
             if not self.decisions:  # what was asked about is gone
                 self.add_decision("other.small_talk", "other")
             return
+        if others:
+            left = [decision.order for decision in as_before if decision.order]
+            self.state = replace(self.state, question=question.about(left))
         self.again = True
-        self.decisions = self.decisions or repeated
+        self.decisions = self.decisions or [*news, *as_before]
         if missed:
             self.count_miss()
 
@@ -193,3 +217,18 @@ class Questions:
 
     def action(self, rule: str) -> str:
         return self.handbook.rules[rule].action
+
+
+def _shared_facts(decisions: Sequence[Decision]) -> dict[str, Fact]:
+    """Return the facts that all decisions share.
+
+    A question about several orders must not give a fact that is true of only one of
+    them.
+    """
+    first, *others = (decision.facts for decision in decisions)
+    return {n: fact for n, fact in first.items() if all(o.get(n) == fact for o in others)}
+
+
+def _parts(decisions: Sequence[Decision], size: int) -> list[Sequence[Decision]]:
+    """Return decisions in parts of at most `size`."""
+    return [decisions[start : start + size] for start in range(0, len(decisions), size)]

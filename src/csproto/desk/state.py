@@ -1,7 +1,7 @@
 """What a dialogue carries over between messages, and what one message leads to."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Literal
 
@@ -31,6 +31,13 @@ class Question:
     asked_at: datetime
     facts: Mapping[str, Fact] = field(default_factory=dict)
     readings: tuple[str, ...] = ()
+
+    def about(self, orders: Sequence[str]) -> "Question":
+        """Return the same question about some of its orders."""
+        seen = self.facts.get("orders", ())
+        left = tuple(view for view in seen if view.id in orders) if isinstance(seen, tuple) else ()
+        wish = replace(self.wish, orders=tuple(orders))
+        return replace(self, wish=wish, facts={**self.facts, "orders": left})
 
 
 @dataclass(frozen=True)

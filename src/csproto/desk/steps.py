@@ -1,14 +1,23 @@
-"""The steps of one turn: orders, triage, decision, write, reply."""
+"""The steps of one turn: orders, triage, decision, write, reply.
+
+A turn may be cut off anywhere, and the customer then sends the message again:
+
+- Before its first write a turn saves what it decided (`under_way`). The same message then
+  finds this as `interrupted`, and makes the same writes with the same idempotency keys:
+  the order system makes each only once.
+- A turn that fails leaves the conversation as it was `before`, except for `under_way`.
+- If an order changes while the turn writes (OrderMoved), everything is decided again on new
+  facts. What is `made` by then stays as it was decided.
+"""
 
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
-from functools import wraps
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from csproto.desk import dialogue, outage, transcript, triage
 from csproto.desk.case import Decision
@@ -17,6 +26,7 @@ from csproto.desk.conversation import Conversation, UnderWay
 from csproto.desk.reader import Call
 from csproto.desk.reply import alternatives, language_of, stems
 from csproto.desk.state import Outcome, Reading
+from csproto.desk.timing import milliseconds_since, timed
 from csproto.desk.transcript import Message
 from csproto.desk.triage import Triage, Wish
 from csproto.desk.turn import Event, Said, Turn
@@ -31,29 +41,6 @@ DECISION_ATTEMPTS = 3  # how often a turn decides if its orders change meanwhile
 SUMMARY_MESSAGES = 5  # how many of the customer's last messages a ticket quotes
 SUMMARY_CHARS = 200  # of each quoted message
 logger = logging.getLogger(__name__)
-T = TypeVar("T")
-
-
-def timed(stage: str) -> "Callable[[Callable[[Steps], T]], Callable[[Steps], T]]":
-    """Keep the milliseconds that a step takes among the turn's times."""
-
-    def decorator(step: "Callable[[Steps], T]") -> "Callable[[Steps], T]":
-        @wraps(step)
-        def measured(self: "Steps") -> T:
-            began = time.perf_counter()
-            try:
-                return step(self)
-            finally:
-                self.turn.times[stage] = milliseconds_since(began)
-
-        return measured
-
-    return decorator
-
-
-def milliseconds_since(began: float) -> float:
-    """Return the time since a reading of `perf_counter`, with one decimal."""
-    return round((time.perf_counter() - began) * 1000, 1)
 
 
 class Steps:
@@ -79,18 +66,17 @@ class Steps:
         self.interrupted = under_way if under_way and recent and under_way.text == text else None
         self.outcome = Outcome((), conversation.state)
         self.before = replace(conversation, transcript=[*conversation.transcript])
-        self.written = False
         self.made: list[Decision] = []  # decisions of this turn whose writes are made
         self.first_text_at = 0.0
 
     @contextmanager
-    def undone_if_nothing_is_written(self) -> Iterator[None]:
-        """Restore the conversation if the turn ends by an error before any write."""
+    def undone_by_an_error(self) -> Iterator[None]:
+        """Restore the conversation if the turn ends by an error; keep what is under way."""
         try:
             yield
         except BaseException:
-            if not self.written:
-                vars(self.conversation).update(vars(self.before))
+            under_way = self.conversation.under_way
+            vars(self.conversation).update(vars(replace(self.before, under_way=under_way)))
             raise
 
     # -- orders of the customer
@@ -99,14 +85,15 @@ class Steps:
     def read_orders(self) -> None:
         """Read the customer's facts, and tell the model which orders have changed.
 
-        While the order system is down, `facts` is None. Raises CustomerUnknown.
+        While the order system is down, `facts` is None: a message that needs no order can
+        still be answered. Raises CustomerUnknown.
         """
         conversation, zone = self.conversation, self.desk.handbook.values.zone
         self.facts = self._facts()
-        if self.facts is None:
-            return  # a message that needs no order can still be answered
-        conversation.transcript += transcript.changes(conversation.seen, self.facts.orders, zone)
-        conversation.seen = self.facts.orders
+        if self.facts is not None:
+            changes = transcript.changes(conversation.seen, self.facts.orders, zone)
+            conversation.transcript += changes
+            conversation.seen = self.facts.orders
         conversation.trim(zone)
 
     def _facts(self) -> CustomerFacts | None:
@@ -188,7 +175,7 @@ class Steps:
             self.outcome = self.interrupted.outcome
         elif self.facts is None:
             reading = Reading(self.text, self.turn.triage)
-            self.outcome = outage.decide(
+            self.outcome = outage.respond(
                 reading, self.conversation.customer_id, state, self.now, self.desk.handbook
             )
         else:
@@ -234,22 +221,36 @@ class Steps:
         )
 
     def _keep_what_is_made(self) -> None:
-        """Replace new decisions about what is written already by the ones that wrote it."""
+        """Replace new decisions about what is written already by the ones that wrote it.
+
+        A new question is then not about these orders either.
+        """
         made = {(decision.intent, decision.order): decision for decision in self.made}
+        question = self.outcome.state.question
+        if question is not None and question is not self.conversation.state.question:
+            intent = question.wish.intent
+            orders = tuple(o for o in question.wish.orders if (intent, o) not in made)
+            if orders != question.wish.orders:
+                question = question.about(orders) if orders else None
+                self.outcome = replace(
+                    self.outcome, state=replace(self.outcome.state, question=question)
+                )
         decisions = [made.pop((d.intent, d.order), d) for d in self.outcome.decisions]
         self.outcome = replace(self.outcome, decisions=(*made.values(), *decisions))
 
     def _leave_the_rest_to_a_human(self) -> None:
-        """Decide to leave a ticket about the writes that could not be made."""
+        """Decide to leave a ticket about the writes that may not have been made."""
         made = {(decision.intent, decision.order) for decision in self.made}
         if not made:
             self.facts = None
             self.decide()
             return
         left = [d for d in self.outcome.decisions if d.write and (d.intent, d.order) not in made]
+        if any(d.write and d.write.kind == "unavailable" for d in left):
+            return  # this ticket is what is left
         about = ", ".join(f"{d.intent} {d.order or ''}".strip() for d in left)
         intent = left[0].intent if left else None
-        ticket = outage.ticket(intent, f"not done yet: {about}: {self.text}")
+        ticket = outage.ticket(intent, f"please check whether this is done: {about}: {self.text}")
         self.outcome = replace(self.outcome, decisions=(*self.made, ticket))
 
     def _make_writes(self) -> Turn:
@@ -301,7 +302,6 @@ class Steps:
         )
         self.desk.keep(replace(self.before, under_way=under_way))
         self.conversation.under_way = under_way
-        self.written = True  # only now: before, nothing could be written
 
     def _with_summary(self, write: Write) -> Write:
         """Return a write with a summary for the human who reads its ticket.

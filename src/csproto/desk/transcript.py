@@ -1,7 +1,7 @@
 """The messages of a conversation in the form in which a model reads them.
 
-Messages are appended and never changed, so each call finds everything before in the
-server's prefix cache.
+Messages are appended and not changed, so each call finds everything before in the server's
+prefix cache. Only a transcript that is too long is cut, at its beginning.
 """
 
 import hashlib
@@ -20,8 +20,10 @@ Role = Literal["system", "user", "assistant"]
 NONCE_DIGITS = 15
 ORDERS_SHOWN = 12  # the newest ones; an older order must be named by its number
 
-# The marks of a chat template: `<|im_end|>` matches, `<- im_end` does not.
-TEMPLATE_MARK = re.compile(r"<\|[a-z_]+\|>|<(?:start|end)_of_turn>", re.I)
+# The marks of a chat template: `<|im_end|>` and `[/INST]` match, `<- im_end` does not.
+TEMPLATE_MARK = re.compile(
+    r"<\|[^<>|]{1,40}\|>|<(?:start|end)_of_turn>|</?s>|\[/?INST\]|<</?SYS>>", re.I
+)
 
 
 class Message(NamedTuple):

@@ -64,6 +64,8 @@ def _reading(
     yield "the customer's order is found", facts.order(order_id) is not None
     yield "another customer does not find it", orders.facts(stranger_id).order(order_id) is None
     yield "the newest order comes first", created == sorted(created, reverse=True)
+    dated = all(order.refund_at for order in facts.orders if order.refund != "none")
+    yield "a refund has the day since which it is in its state", dated
     yield "moments have a time zone", all(moment.tzinfo for moment in created)
     yield "amounts are whole cents", all(isinstance(order.amount, int) for order in facts.orders)
 

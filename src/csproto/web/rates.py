@@ -87,7 +87,7 @@ class SharedAdmission(Admission):
         self._rates, self._most = rates, per_minute
 
     def _count_message(self, customer_id: str) -> None:
-        if not self._most:
+        if self._most is None:
             return
         wait = self._rates.spend(f"customer {customer_id}", self._most, self._most / MINUTE)
         if wait is None:
