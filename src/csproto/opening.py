@@ -120,8 +120,8 @@ def desk_on(
 
     Raises ProfileError, and EngineError if the server does not read the prompt.
     """
-    from csproto.desk.assistant import Assistant
-    from csproto.desk.guess import guesser, no_guess
+    from csproto.desk.assistant import Assistant, all_intents
+    from csproto.desk.guess import guesser, no_guess, shortlist
     from csproto.desk.prompt import prompt_messages
     from csproto.desk.reader import ModelReader, read_ahead
 
@@ -131,6 +131,7 @@ def desk_on(
     if temperature is not None:
         sampling = {"temperature": temperature} | ({"top_p": settings.TOP_P} if temperature else {})
     guess = guesser(tuple(handbook.intents)) if profile.guess else no_guess
+    least = profile.shortlist
     prompt = prompt_messages(profile, handbook, guess)
     if not profile.prompt:  # it is long
         read_ahead(endpoint, prompt)
@@ -143,6 +144,7 @@ def desk_on(
         limits=profile.limits,
         guess=guess,
         similar=_similar(handbook, profile.similar),
+        possible=partial(shortlist, handbook, least) if least else all_intents,
         clock=clock,
         messages_per_minute=messages_per_minute,
     )

@@ -29,10 +29,16 @@ __all__ = ["Assistant", "Decided", "Done", "Event", "MessageRefused", "Said", "T
 MakeReader = Callable[[StopSignal], Reader]
 Keep = Callable[[Conversation], None]
 Similar = Callable[[str], Sequence[Message]]
+Possible = Callable[[str], Sequence[str]]
 
 
 def no_examples(text: str) -> Sequence[Message]:
     """Return no examples: the prompt has them all."""
+    return ()
+
+
+def all_intents(text: str) -> Sequence[str]:
+    """Exclude no intent."""
     return ()
 
 
@@ -47,6 +53,7 @@ class Assistant:
     limits: how sure the model must be, lest the desk asks what is meant.
     guess: guesses the intent of a message; the model is told before it reads it.
     similar: gives examples that are similar to a message, for the model to read before it.
+    possible: gives the intents that a message can have; none for all of the handbook.
     clock: gives the present moment with its time zone; the real time unless given.
     messages_per_minute: the most messages of one customer; None for no limit.
     """
@@ -62,12 +69,14 @@ class Assistant:
         limits: Limits = SURE,
         guess: Guess = no_guess,
         similar: Similar = no_examples,
+        possible: Possible = all_intents,
         clock: Callable[[], datetime] | None = None,
         messages_per_minute: int | None = settings.MESSAGES_PER_MINUTE,
     ) -> None:
         self.reader, self.orders, self.keep, self.prompt = reader, orders, keep, prompt
         self.handbook = handbook or default_handbook()
-        self.limits, self.guess, self.similar = limits, guess, similar
+        self.limits, self.guess = limits, guess
+        self.similar, self.possible = similar, possible
         policy.check(self.handbook)
         self.clock = clock or (lambda: datetime.now(UTC))
         self.admission = Admission(messages_per_minute)

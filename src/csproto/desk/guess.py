@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from csproto.desk.handbook import Handbook
 from csproto.desk.transcript import clean
 from csproto.settings import DATA
 
@@ -20,6 +21,7 @@ NGRAMS = (1, 4)  # characters
 # classifier was not fitted on.
 SHARPNESS = 3.5
 LISTED = 3  # intents
+ALWAYS = ("other", "human_agent")
 STEP = 10  # percent
 
 Guess = Callable[[str], Mapping[str, int]]
@@ -68,14 +70,17 @@ class FirstGuess:
 
         The likeliest one comes first and is always there; others from 10 percent on.
         """
+        likeliest = sorted(self.shares(text).items(), key=lambda item: -item[1])[:LISTED]
+        (first, share), *others = [(intent, _percent(share)) for intent, share in likeliest]
+        return {first: share} | {intent: share for intent, share in others if share}
+
+    def shares(self, text: str) -> dict[str, float]:
+        """Return how likely each intent is, from 0 to 1."""
         import numpy as np
 
         scores = SHARPNESS * self.scores([text])[0]
         shares = np.exp(scores - scores.max())
-        shares /= shares.sum()
-        first, *others = np.argsort(-shares)[:LISTED]
-        found = {self._intents[first]: _percent(shares[first])}
-        return found | {self._intents[n]: p for n in others if (p := _percent(shares[n]))}
+        return dict(zip(self._intents, (shares / shares.sum()).tolist(), strict=True))
 
     def intents(self, texts: Sequence[str]) -> list[str]:
         """Return the likeliest intent of each message."""
@@ -110,6 +115,24 @@ def guesser(known: tuple[str, ...]) -> Guess:
     """
     guess = FirstGuess.load(known)
     return guess if guess.known else no_guess
+
+
+def shortlist(handbook: Handbook, least: float, text: str) -> list[str]:
+    """Return the intents that a message can plausibly have, for the grammar of its triage.
+
+    least: the share (0 to 1) from which an intent counts as plausible.
+
+    Always among them are the likeliest one, those that the classifier does not know, and
+    the two that a mistake of the classifier must not close: something else, and a human.
+    """
+    guess = guesser(tuple(handbook.intents))
+    shares = guess.shares(text) if isinstance(guess, FirstGuess) else {}
+    least = min(least, max(shares.values(), default=0.0))
+    return [
+        intent
+        for intent in handbook.intents
+        if intent in ALWAYS or shares.get(intent, 1.0) >= least
+    ]
 
 
 def _percent(share: float) -> int:

@@ -41,6 +41,8 @@ class Profile(BaseModel):
     sampling: the sampling parameters of every model call.
     guess: whether the model is told a first guess at each message (see `FirstGuess`).
     similar: how many similar lines of the corpus the model sees before each message.
+    shortlist: the share (0 to 1) that the first guess must give an intent, lest the grammar
+        of the triage leaves it out (see `csproto.desk.guess.shortlist`); 0 for no shortlist.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -51,6 +53,7 @@ class Profile(BaseModel):
     sampling: dict[Sampling, int | float] = {"temperature": 0.0}  # top_k must stay an int
     guess: bool = False
     similar: int = Field(default=0, ge=0, le=50)
+    shortlist: float = Field(default=0.0, ge=0.0, lt=1.0)
 
 
 def profile_of(model: str | Path) -> Profile:

@@ -123,7 +123,8 @@ class Steps:
             )
             state = conversation.state
             waiting, begun = state.question is not None, state.last is not None
-            ebnf = triage.grammar(self.desk.handbook, self.text, own, waiting, begun)
+            possible = self.desk.possible(self.text)
+            ebnf = triage.grammar(self.desk.handbook, self.text, own, waiting, begun, possible)
             # The examples are for this message only, so the transcript does not keep them.
             messages = [*self._messages(), *self.desk.similar(self.text)]
             read = self.reader.triage(messages, self.text, ebnf)

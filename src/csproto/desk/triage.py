@@ -81,7 +81,12 @@ def from_wire(raw: str) -> Triage:
 
 
 def grammar(
-    handbook: Handbook, text: str, own_orders: Sequence[str], waiting: bool, begun: bool
+    handbook: Handbook,
+    text: str,
+    own_orders: Sequence[str],
+    waiting: bool,
+    begun: bool,
+    intents: Sequence[str] = (),
 ) -> str:
     """Return the EBNF of all triages that one message can have.
 
@@ -89,15 +94,18 @@ def grammar(
         numbers in the message, and copied slots can only hold text of the message.
     waiting: whether a question is open; only then are `confirm` and `deny` possible.
     begun: whether there was a wish before. `correct` needs one of the two.
+    intents: the intents that a wish can have; all of the handbook unless given.
     """
+    intents = intents or handbook.intents
     orders = [*own_orders, *foreign_numbers(text, own_orders)]
     numbers = [n for n in copies(text) if SAFE_TEXT.fullmatch(n)]
     acts = (["confirm", "deny"] if waiting else []) + (["correct"] if begun or waiting else [])
     wishes = f"{terminal(WISHES)} {listed('wish', MOST_WISHES)} {terminal(']')}"
     rules = [_root(acts), f"wishes ::= {wishes}"]
-    rules.append("wish ::= " + " | ".join(f"wish_{intent}" for intent in handbook.intents))
+    rules.append("wish ::= " + " | ".join(f"wish_{intent}" for intent in intents))
     spans = span_rules(text[:SPAN_CHARACTERS])
-    for intent, wish in handbook.wishes.items():
+    for intent in intents:
+        wish = handbook.wishes[intent]
         rules.append(f"wish_{intent} ::= {_wish(wish, bool(orders), bool(numbers), bool(spans))}")
     if orders:
         rules.append(f"order ::= {_choice(orders)}")
