@@ -192,13 +192,38 @@ def test_a_triage_holds_only_what_was_said(message: str, wire: str, allowed: boo
 def test_a_yes_and_a_no_exist_only_while_a_question_is_open(
     waiting: bool, begun: bool, acts: set[str]
 ) -> None:
-    ebnf = triage_grammar("好", waiting, begun)
+    ebnf = triage_grammar("好, 开票", waiting, begun)
     wish = '"wishes":[{"intent":"invoice"}]'
     for act in ("confirm", "deny", "correct"):
         assert accepts(ebnf, f'{{"act":"{act}"}}') is (act in acts)
         assert accepts(ebnf, f'{{"act":"{act}",{wish}}}') is (act in acts)
     assert not accepts(ebnf, '{"act":"ask"}')
     assert accepts(ebnf, f"{{{wish}}}")
+
+
+@pytest.mark.parametrize(
+    ("message", "alone"),
+    [
+        ("好的，谢谢", True),
+        ("Yes, please do.", True),
+        ("yes, and an invoice", False),
+        ("no", False),
+    ],
+)
+def test_nothing_comes_with_an_act_when_the_message_is_a_bare_yes(
+    message: str, alone: bool
+) -> None:
+    ebnf = triage_grammar(message, True, True)
+    wish = '"wishes":[{"intent":"invoice"}]'
+    assert accepts(ebnf, '{"act":"confirm"}')
+    assert accepts(ebnf, f"{{{wish}}}"), "the model may read it as something else"
+    assert accepts(ebnf, f'{{"act":"confirm",{wish}}}') is not alone
+
+
+def test_a_shortlist_leaves_the_other_intents_out() -> None:
+    ebnf = grammar(HANDBOOK, "123456退货", OWN, False, False, ["return_exchange", "other"])
+    assert accepts(ebnf, one_wish("return_exchange", ["123456"]))
+    assert not accepts(ebnf, one_wish("cancel_order", ["123456"]))
 
 
 @pytest.mark.parametrize(

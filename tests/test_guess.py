@@ -5,8 +5,8 @@ import json
 import pytest
 from scripted import says, scripted, watching
 
-from csproto.desk.guess import LISTED, STEP, FirstGuess, guesser
-from csproto.desk.handbook import default_handbook
+from csproto.desk.guess import ALWAYS, LISTED, STEP, FirstGuess, guesser, shortlist
+from csproto.desk.handbook import Handbook, default_handbook
 from csproto.desk.prompt import example_messages
 from csproto.desk.transcript import Message, hints
 from csproto.measure.baselines import Keywords, baseline_rows
@@ -106,3 +106,22 @@ def test_the_folds_are_equal_parts_of_the_corpus() -> None:
             assert sorted(line for fold in folds for line in fold) == sorted(every)
             assert all(fold_of(line) == n for n, fold in enumerate(folds) for line in fold)
             assert all(0.8 < len(fold) * FOLDS / len(every) < 1.2 for fold in folds)
+
+
+def test_the_shortlist_is_short_and_seldom_without_what_is_meant() -> None:
+    cases = [*load_cases(SETS["handwritten"]), *load_cases(SETS["outside"])]
+    turns = [(t.text, t.expect.intents) for c in cases for t in c.turns if t.expect.intents]
+    lists = [shortlist(default_handbook(), 0.02, text) for text, _ in turns]
+    within = [bool({*names} & {*meant}) for names, (_, meant) in zip(lists, turns, strict=True)]
+    assert sum(within) / len(within) > 0.97
+    assert sum(map(len, lists)) / len(lists) < 0.4 * len(INTENTS)
+
+
+def test_the_shortlist_keeps_a_human_something_else_and_wishes_that_nobody_trained(
+    guess: FirstGuess,
+) -> None:
+    bigger = Handbook()
+    bigger.wishes["gift_card"] = bigger.wishes["invoice"]
+    for text in ("", "?", "我要退货", "yes", "\u200b"):
+        found = shortlist(bigger, 0.999, text)
+        assert {*ALWAYS, "gift_card", *guess.intents([text])} <= {*found}

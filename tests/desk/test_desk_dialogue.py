@@ -219,6 +219,18 @@ def test_unsure_the_two_readings_are_offered(customer) -> None:
     assert c001.outcome.decisions[0].order == "123456"
 
 
+@pytest.mark.parametrize(
+    ("text", "written"), [("好的，谢谢", True), ("yes please", True), ("好的 我再想想款式", False)]
+)
+def test_an_unsure_yes_counts_only_if_there_is_nothing_else_in_it(
+    customer, text: str, written: bool
+) -> None:
+    c001 = customer("C001", threshold=0.8)
+    c001.hears("789012取消", wish("cancel_order", "789012"))
+    c001.hears(text, act="confirm", sure=0.5)
+    assert bool(c001.writes) is written
+
+
 def test_another_remedy_is_asked_about_as_such(customer) -> None:
     c002 = customer("C002").hears("return 345678", wish("return_exchange", "345678"))
     c002.hears(

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 
 from csproto.desk.case import Decision, Fact, Label
 from csproto.desk.handbook import Handbook
+from csproto.desk.lexicon import is_bare_yes
 from csproto.desk.policy import decide
 from csproto.desk.questions import Questions
 from csproto.desk.state import SURE, Limits, Outcome, Question, Reading, State
@@ -37,7 +38,7 @@ def respond(
     triage, question = reading.triage, state.question
     if dialogue.is_unsure(limits):
         dialogue.ask_reading()
-    elif question and triage.act == "confirm" and reading.sure < limits.writing:
+    elif question and triage.act == "confirm" and dialogue.doubts_the_yes(limits):
         dialogue.run_wishes(triage.wishes) if triage.wishes else dialogue.repeat_question()
     elif question and triage.act == "confirm":
         dialogue.confirmed(question)
@@ -62,6 +63,15 @@ class Dialogue(Questions):
         if any(self.handbook.wishes[wish.intent].at_once for wish in wishes):
             limit = max(limit, limits.writing)
         return bool(wishes) and self.reading.sure < limit
+
+    def doubts_the_yes(self, limits: Limits) -> bool:
+        """Return whether the model was not sure enough of a yes.
+
+        A message that is nothing but a yes needs no more than the model's agreement: there
+        is nothing in it that could mean less.
+        """
+        bare = is_bare_yes(self.reading.text, self.handbook.lexicon)
+        return not bare and self.reading.sure < limits.writing
 
     def ask_reading(self) -> None:
         """Ask which of the two likeliest wishes is meant. The other wishes wait."""

@@ -40,6 +40,13 @@ def begins_with_yes(text: str, lexicon: Lexicon) -> bool:
     return found
 
 
+def is_bare_yes(text: str, lexicon: Lexicon) -> bool:
+    """Return whether a message is a clear yes and nothing else: "yes please", 好的."""
+    words = [*_all(lexicon.yes), *_all(lexicon.fillers)]
+    clauses = [clause for clause, _ in CLAUSE.findall(text.lower())]
+    return begins_with_yes(text, lexicon) and not any(_without(c, words) for c in clauses)
+
+
 def asks(text: str, lexicon: Lexicon) -> bool:
     """Return whether any clause of a message is a question."""
     for clause, end in CLAUSE.findall(text.lower()):

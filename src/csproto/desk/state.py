@@ -89,7 +89,8 @@ class Reading:
 class Limits:
     """How sure a model must be (probabilities from 0 to 1), lest the desk asks back.
 
-    answering: for any wish. writing: for a yes, and for a wish that calls a human at once.
+    answering: for any wish. writing: for a yes with more in it, and for a wish that calls a
+    human at once.
     """
 
     answering: float = 0.0

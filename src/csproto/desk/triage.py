@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from csproto.desk.handbook import Handbook, WishFile
+from csproto.desk.lexicon import is_bare_yes
 from csproto.desk.references import copies, foreign_numbers
 from csproto.engine.grammar import SAFE_TEXT, SPAN_CHARACTERS, listed, span_rules, terminal
 
@@ -92,7 +93,8 @@ def grammar(
 
     own_orders: the ids of the customer's orders. The triage can only name these and the
         numbers in the message, and copied slots can only hold text of the message.
-    waiting: whether a question is open; only then are `confirm` and `deny` possible.
+    waiting: whether a question is open; only then are `confirm` and `deny` possible. With
+        a message that is nothing but a yes, no wish can come along with them.
     begun: whether there was a wish before. `correct` needs one of the two.
     intents: the intents that a wish can have; all of the handbook unless given.
     """
@@ -101,7 +103,7 @@ def grammar(
     numbers = [n for n in copies(text) if SAFE_TEXT.fullmatch(n)]
     acts = (["confirm", "deny"] if waiting else []) + (["correct"] if begun or waiting else [])
     wishes = f"{terminal(WISHES)} {listed('wish', MOST_WISHES)} {terminal(']')}"
-    rules = [_root(acts), f"wishes ::= {wishes}"]
+    rules = [_root(acts, is_bare_yes(text, handbook.lexicon)), f"wishes ::= {wishes}"]
     rules.append("wish ::= " + " | ".join(f"wish_{intent}" for intent in intents))
     spans = span_rules(text[:SPAN_CHARACTERS])
     for intent in intents:
@@ -118,11 +120,14 @@ def grammar(
     return "\n".join([*rules, *spans]) + "\n"
 
 
-def _root(acts: Sequence[str]) -> str:
-    """Return the root rule: wishes, or one of the acts with or without wishes."""
-    alone = [terminal(f'{{"act":"{act}"') for act in acts]
-    ways = ['"{" wishes "}"']
-    ways += [f'{start} ("," wishes)? "}}"' for start in alone]
+def _root(acts: Sequence[str], alone: bool) -> str:
+    """Return the root rule: wishes, or one of the acts with or without wishes.
+
+    alone: whether an act has no wishes with it.
+    """
+    starts = [terminal(f'{{"act":"{act}"') for act in acts]
+    more = "" if alone else '("," wishes)?'
+    ways = ['"{" wishes "}"', *(f'{start} {more} "}}"' for start in starts)]
     return "root ::= " + " | ".join(ways)
 
 
