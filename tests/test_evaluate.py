@@ -131,9 +131,9 @@ def profiles(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("model", ["someone/model-7B", "/srv/elsewhere/model-7B"])
 def test_a_model_without_a_folder_here_has_limits_too(profiles: Path, model: str) -> None:
-    assert profile_of(model) == Profile(limits=Limits(0.5, 0.8))
+    assert profile_of(model).limits == Limits(0.5, 0.8)
     assert change_profile(model, {"limits": Limits(0.4, 0.9)}) == profiles / "model-7B.yaml"
-    assert profile_of(model) == Profile(limits=Limits(0.4, 0.9))
+    assert profile_of(model).limits == Limits(0.4, 0.9)
     assert profile_of("someone/model-8B").limits == Limits(0.5, 0.8)
 
 
